@@ -1,0 +1,100 @@
+"""Group commit: calls that arrive while a statement runs share the next one."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+import asyncpg
+
+from payments.errors import Overloaded
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+# What one row of a statement can do to all of it: a bad value, a broken constraint, a limit.
+# PostgreSQL has then rolled the statement back for certain, so that it is safe to try again.
+_ONE_ROWS_FAULT = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.ProgramLimitExceededError,
+    asyncpg.DeadlockDetectedError,
+)
+
+
+class Batch(Generic[Item, Answer]):
+    """Runs items through `run`, many at a time, and gives each caller its own answer.
+
+    At most one `run` is under way. Items that arrive meanwhile wait, in order, and go into the next
+    one together: the busier the service, the larger its statements, and the fewer commits a call
+    costs. A caller alone waits for nothing.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Sequence[Item]], Awaitable[Sequence[Answer]]],
+        *,
+        size: int,
+        queue_limit: int,
+    ) -> None:
+        """`run` answers each item in order; it gets at most `size`, and `queue_limit` may wait."""
+        self._run = run
+        self._size = size
+        self._queue_limit = queue_limit
+        self._waiting: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
+        self._worker: asyncio.Task[None] | None = None
+
+    async def submit(self, item: Item) -> Answer:
+        """Returns the item's answer, once the statement that it rode in is committed.
+
+        A caller that is cancelled while it waits takes its item along; one that is cancelled later
+        leaves the statement to the others, and does not learn what became of its item.
+
+        Raises:
+            Overloaded: too many wait already.
+            Exception: whatever `run` raised for this item.
+        """
+        if len(self._waiting) >= self._queue_limit:
+            raise Overloaded("Too many requests are waiting for the database.")
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, answer))
+        if self._worker is None:
+            self._worker = asyncio.create_task(self._work())
+        return await answer
+
+    async def _work(self) -> None:
+        try:
+            while batch := self._next():
+                await self._answer(batch)
+        finally:
+            self._worker = None
+
+    def _next(self) -> list[tuple[Item, asyncio.Future[Answer]]]:
+        batch: list[tuple[Item, asyncio.Future[Answer]]] = []
+        while self._waiting and len(batch) < self._size:
+            item, answer = self._waiting.popleft()
+            if not answer.done():  # its caller has not gone
+                batch.append((item, answer))
+        return batch
+
+    async def _answer(self, batch: Sequence[tuple[Item, asyncio.Future[Answer]]]) -> None:
+        try:
+            results = await self._run([item for item, _ in batch])
+        except _ONE_ROWS_FAULT as error:
+            if len(batch) == 1:
+                _fail(batch, error)
+                return
+            for single in batch:
+                await self._answer([single])
+        except Exception as error:
+            _fail(batch, error)
+        else:
+            for (_, answer), result in zip(batch, results, strict=True):
+                if not answer.done():
+                    answer.set_result(result)
+
+
+def _fail(batch: Sequence[tuple[Item, asyncio.Future[Answer]]], error: Exception) -> None:
+    for _, answer in batch:
+        if not answer.done():
+            answer.set_exception(error)

@@ -1,0 +1,151 @@
+"""The way to PostgreSQL: connections, their time limits, and what their failures mean."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+from payments import migrate, queries
+from payments.config import Settings
+from payments.errors import DatabaseUnavailable
+
+if TYPE_CHECKING:
+    from asyncpg.pool import PoolConnectionProxy
+
+# What a statement can meet that says nothing about the caller's input: the server is away, going,
+# read-only, full, or took too long. asyncpg raises OSError and TimeoutError for the network.
+UNAVAILABLE = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.ObjectNotInPrerequisiteStateError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.PostgresSystemError,
+)
+
+
+class Connection(asyncpg.Connection):
+    """A connection that goes back to the pool without a round trip.
+
+    Every statement of the service stands alone: no session state is ever set that a reset would
+    have to undo.
+    """
+
+    def get_reset_query(self) -> str:
+        """Returns no query at all."""
+        return ""
+
+
+def server_settings(settings: Settings) -> dict[str, str]:
+    """Returns the limits that PostgreSQL itself holds for a connection, in milliseconds."""
+    return {
+        "application_name": "payments",
+        "timezone": "UTC",
+        "statement_timeout": str(round(settings.statement_timeout_seconds * 1000)),
+        "lock_timeout": str(round(settings.lock_timeout_seconds * 1000)),
+        "idle_in_transaction_session_timeout": str(round(settings.request_timeout_seconds * 1000)),
+    }
+
+
+class Database:
+    """A pool of connections that are made on demand, so that the service starts without any."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._pool: asyncpg.Pool | None = None
+
+    async def open(self) -> None:
+        """Makes the pool; asks nothing of the database yet."""
+        settings = self._settings
+        self._pool = await asyncpg.create_pool(
+            settings.database_url,
+            min_size=0,
+            max_size=settings.pool_size,
+            connection_class=Connection,
+            timeout=settings.connect_timeout_seconds,
+            command_timeout=settings.command_timeout_seconds,
+            server_settings=server_settings(settings),
+        )
+
+    async def close(self) -> None:
+        """Closes the pool; what still runs is cut off after the request timeout."""
+        if self._pool is None:
+            return
+        try:
+            async with asyncio.timeout(self._settings.request_timeout_seconds):
+                await self._pool.close()
+        except TimeoutError:
+            self._pool.terminate()
+
+    @asynccontextmanager
+    async def connection(self) -> "AsyncIterator[PoolConnectionProxy]":
+        """Lends a connection.
+
+        Raises:
+            DatabaseUnavailable: none could be had in time, or it failed while it was lent. Whether
+                a write was committed is then not known.
+        """
+        assert self._pool is not None, "the database is not open"
+        try:
+            connection = await self._pool.acquire(timeout=self._settings.acquire_timeout_seconds)
+            try:
+                yield connection
+            finally:
+                await self._pool.release(connection, timeout=self._settings.acquire_timeout_seconds)
+        except UNAVAILABLE as error:
+            raise DatabaseUnavailable(
+                "The database did not answer in time; the request may or may not have taken"
+                " effect. Repeat it, a creation with its Idempotency-Key."
+            ) from error
+
+
+class Probe:
+    """The readiness check's own connection, so that a busy pool does not make it lie."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._connection: asyncpg.Connection | None = None
+        self._lock = asyncio.Lock()
+
+    async def check(self) -> str | None:
+        """Returns why the database cannot serve, or None."""
+        try:
+            async with asyncio.timeout(self._settings.ready_timeout_seconds), self._lock:
+                return await self._ask()
+        except UNAVAILABLE as error:
+            self.close()
+            return f"the database does not answer ({type(error).__name__})"
+        except asyncpg.UndefinedTableError:
+            return "the database is not migrated"
+
+    async def _ask(self) -> str | None:
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await asyncpg.connect(
+                self._settings.database_url,
+                timeout=self._settings.ready_timeout_seconds,
+                command_timeout=self._settings.ready_timeout_seconds,
+                server_settings=server_settings(self._settings),
+            )
+        (state,) = await self._connection.fetch(queries.READINESS)
+        if state["read_only"]:
+            return "the database is read-only"
+        if state["unsafe"]:
+            return f"the database could lose payments: {', '.join(state['unsafe'])} is off"
+        if state["version"] < migrate.newest_version():
+            return f"the database is at migration {state['version']}, older than this service"
+        return None
+
+    def close(self) -> None:
+        """Drops the connection without waiting for the server."""
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None

@@ -1,0 +1,186 @@
+"""Every failure that a caller can meet: one class each, one JSON shape (RFC 9457)."""
+
+from typing import ClassVar
+
+import msgspec
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class Problem(Exception):
+    """A failure with a status, a stable `type` and a sentence about this occurrence.
+
+    The class's docstring is the problem's title.
+    """
+
+    status: ClassVar[int]
+    type: ClassVar[str]
+
+    def __init__(self, detail: str, **headers: str) -> None:
+        """`detail` tells the caller what is wrong; `headers` are sent along (`_` for `-`)."""
+        super().__init__(detail)
+        self.detail = detail
+        self.headers = {name.replace("_", "-").lower(): value for name, value in headers.items()}
+
+    def body(self, request_id: str | None = None) -> bytes:
+        """Returns the `application/problem+json` document."""
+        problem = {
+            "type": self.type,
+            "title": (type(self).__doc__ or "").removesuffix("."),
+            "status": self.status,
+            "detail": self.detail,
+        }
+        if request_id is not None:
+            problem["request_id"] = request_id
+        return msgspec.json.encode(problem)
+
+
+class MalformedRequest(Problem):
+    """The request could not be parsed."""
+
+    status = 400
+    type = "/problems/malformed-request"
+
+
+class Unauthenticated(Problem):
+    """A valid key is needed."""
+
+    status = 401
+    type = "/problems/unauthenticated"
+
+    def __init__(self, detail: str, error: str | None = None) -> None:
+        """`error` is RFC 6750's code, left out where no key was sent at all."""
+        challenge = 'Bearer realm="payments"' + (f', error="{error}"' if error else "")
+        super().__init__(detail, WWW_Authenticate=challenge)
+
+
+class Forbidden(Problem):
+    """The key lacks the scope for this."""
+
+    status = 403
+    type = "/problems/forbidden"
+
+
+class NotFound(Problem):
+    """There is nothing at this address."""
+
+    status = 404
+    type = "/problems/not-found"
+
+
+class PaymentNotFound(Problem):
+    """There is no such payment."""
+
+    status = 404
+    type = "/problems/payment-not-found"
+
+
+class MethodNotAllowed(Problem):
+    """This address does not take this method."""
+
+    status = 405
+    type = "/problems/method-not-allowed"
+
+
+class RequestTimeout(Problem):
+    """The request did not arrive in time."""
+
+    status = 408
+    type = "/problems/request-timeout"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, Connection="close")
+
+
+class StatusConflict(Problem):
+    """A consumed payment stays consumed."""
+
+    status = 409
+    type = "/problems/status-conflict"
+
+
+class PreconditionFailed(Problem):
+    """The payment is not in the state that If-Match names."""
+
+    status = 412
+    type = "/problems/precondition-failed"
+
+
+class BodyTooLarge(Problem):
+    """The body is too large."""
+
+    status = 413
+    type = "/problems/body-too-large"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, Connection="close")
+
+
+class UnsupportedMediaType(Problem):
+    """The body must be JSON."""
+
+    status = 415
+    type = "/problems/unsupported-media-type"
+
+
+class InvalidRequest(Problem):
+    """The request is well-formed, but not right."""
+
+    status = 422
+    type = "/problems/invalid-request"
+
+
+class IdempotencyKeyReused(Problem):
+    """The Idempotency-Key was used for another payment."""
+
+    status = 422
+    type = "/problems/idempotency-key-reused"
+
+
+class HeadersTooLarge(Problem):
+    """The headers are too large."""
+
+    status = 431
+    type = "/problems/headers-too-large"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, Connection="close")
+
+
+class InternalError(Problem):
+    """The service made a mistake."""
+
+    status = 500
+    type = "/problems/internal-error"
+
+
+class _Unavailable(Problem):
+    status = 503
+    retry_after_seconds = 1
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, Retry_After=str(self.retry_after_seconds))
+
+
+class Overloaded(_Unavailable):
+    """The service is at its capacity."""
+
+    type = "/problems/overloaded"
+
+
+class DatabaseUnavailable(_Unavailable):
+    """The database does not answer."""
+
+    type = "/problems/database-unavailable"
+
+
+class DeadlineExceeded(_Unavailable):
+    """The request could not be answered in time."""
+
+    type = "/problems/deadline-exceeded"
+
+
+class NotReady(_Unavailable):
+    """The service is not ready."""
+
+    type = "/problems/not-ready"

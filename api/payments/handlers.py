@@ -1,0 +1,315 @@
+"""What each route means: from a checked request to a query and an answer."""
+
+import base64
+import re
+import struct
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+from urllib.parse import parse_qsl, urlencode
+
+import msgspec
+from falcon.asgi import Request, Response
+
+from payments import models, queries, telemetry
+from payments.batch import Batch
+from payments.config import Settings
+from payments.db import Database, Probe
+from payments.errors import (
+    IdempotencyKeyReused,
+    InvalidRequest,
+    NotReady,
+    PaymentNotFound,
+    PreconditionFailed,
+    StatusConflict,
+    UnsupportedMediaType,
+)
+from payments.models import LegacyNewPayment, NewPayment, Payment, Status, StatusChange
+from payments.queries import Consumption, Created, Creation, Page
+
+JSON = "application/json"
+LEGACY_PAGE_ROWS = 1000
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_ENTITY_TAG = re.compile(r'(W/)?("[^"]*")')
+_IDEMPOTENCY_KEY = re.compile(r"[ -~]{1,255}")
+_LIMIT = re.compile(r"[0-9]{1,4}")
+_CURSOR = re.compile(r"[A-Za-z0-9_-]{22}")
+
+Time = Annotated[datetime, msgspec.Meta(tz=True)]
+
+
+class ListQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The query parameters of `GET /v1/payments`."""
+
+    status: Status | None = None
+    created_after: Time | None = None
+    created_before: Time | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
+    cursor: Annotated[str, msgspec.Meta(pattern=f"^{_CURSOR.pattern}$")] | None = None
+
+
+class Handlers:
+    """The handlers and what they share: the database, its batches, and whether the end is near."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self._settings = settings
+        self._database = database
+        self._probe = Probe(settings)
+        self.draining = False
+        limits = {"size": settings.batch_size, "queue_limit": settings.batch_queue_limit}
+        self._creations = Batch(self._run_creations, **limits)
+        self._reads = Batch(self._run_reads, **limits)
+        self._consumptions = Batch(self._run_consumptions, **limits)
+
+    async def _run_creations(self, creations: Sequence[Creation]) -> list[Created]:
+        async with self._database.connection() as connection:
+            return await queries.create(connection, creations)
+
+    async def _run_reads(self, ids: Sequence[int]) -> list[Payment | None]:
+        async with self._database.connection() as connection:
+            return await queries.read(connection, ids)
+
+    async def _run_consumptions(self, consumptions: Sequence[Consumption]) -> list[Payment | None]:
+        async with self._database.connection() as connection:
+            return await queries.consume(connection, consumptions)
+
+    # Version 1
+
+    async def create(self, request: Request, response: Response, client: str) -> None:
+        """Makes a payment, or gives the first answer of its Idempotency-Key again."""
+        key = request.get_header("Idempotency-Key")
+        if key is not None and not _IDEMPOTENCY_KEY.fullmatch(key):
+            raise InvalidRequest("Idempotency-Key must have 1 to 255 printable ASCII characters.")
+        new = models.decode(_json_body(request), NewPayment)
+        value = models.value(new.payment)
+        if value is None:
+            raise InvalidRequest("`payment` must not be null.")
+        creation = Creation(client, key, "inserted", value, models.document(new.data))
+        created = await self._create(creation)
+        if not created.matches:
+            raise IdempotencyKeyReused("This Idempotency-Key made a payment with another body.")
+        response.status = 201
+        response.set_header("Location", f"/v1/payments/{created.payment.id}")
+        if created.replayed:
+            response.set_header("Idempotent-Replayed", "true")
+        _answer(response, created.payment)
+
+    async def read(self, request: Request, response: Response, client: str, id: int) -> None:
+        """Answers with one payment, or with 304 if the caller has it as it is."""
+        payment = await self._find(id)
+        known = request.get_header("If-None-Match")
+        if known is not None and _names(known, payment.etag, weak=True):
+            response.status = 304
+            response.set_header("ETag", payment.etag)
+            return
+        _answer(response, payment)
+
+    async def list(self, request: Request, response: Response, client: str) -> None:
+        """Answers with one page."""
+        query = _list_query(request.query_string)
+        page = Page(
+            status=query.status,
+            created_after=_utc("created_after", query.created_after),
+            created_before=_utc("created_before", query.created_before),
+            after=None if query.cursor is None else _position(query.cursor),
+            limit=query.limit,
+            limit_bytes=self._settings.page_limit_bytes,
+        )
+        async with self._database.connection() as connection:
+            payments, more = await queries.list_page(connection, page)
+        cursor = _cursor(payments[-1]) if more else None
+        if cursor is not None:
+            parameters = dict(parse_qsl(request.query_string)) | {"cursor": cursor}
+            response.set_header("Link", f'<{request.path}?{urlencode(parameters)}>; rel="next"')
+        response.content_type = JSON
+        response.data = models.encode_list(payments, cursor)
+
+    async def update(self, request: Request, response: Response, client: str, id: int) -> None:
+        """Sets a payment's status."""
+        change = models.decode(_json_body(request), StatusChange)
+        if_match = request.get_header("If-Match")
+        _answer(response, await self._set_status(client, id, change.status, if_match))
+
+    async def delete(self, request: Request, response: Response, client: str, id: int) -> None:
+        """Deletes a payment; its row stays as evidence."""
+        await self._delete(client, id, request.get_header("If-Match"))
+        response.status = 204
+
+    # The old routes
+
+    async def legacy_create(self, request: Request, response: Response, client: str) -> None:
+        """Makes a payment out of whatever an old client sends."""
+        new = models.decode(_json_body(request), LegacyNewPayment)
+        value, document = models.value(new.payment), models.document(new.data)
+        created = await self._create(Creation(client, None, new.status, value, document))
+        if new.status == "consumed":
+            telemetry.payments_consumed.inc()
+        _answer(response, created.payment)
+
+    async def legacy_list(self, request: Request, response: Response, client: str) -> None:
+        """Streams all payments; a page at a time, so that no slow reader holds a connection."""
+        page = Page(limit=LEGACY_PAGE_ROWS, limit_bytes=self._settings.page_limit_bytes)
+        async with self._database.connection() as connection:
+            first = await queries.list_page(connection, page)
+        response.content_type = JSON
+        response.stream = self._stream(page, *first)
+
+    async def _stream(
+        self, page: Page, payments: Sequence[Payment], more: bool
+    ) -> AsyncIterator[bytes]:
+        separator = b"["
+        while payments:
+            yield separator + msgspec.json.encode(payments)[1:-1]
+            separator = b","
+            if not more:
+                break
+            page = page._replace(after=(payments[-1].created_at, payments[-1].id))
+            async with self._database.connection() as connection:
+                payments, more = await queries.list_page(connection, page)
+        yield b"[]" if separator == b"[" else b"]"
+
+    async def legacy_update(
+        self, request: Request, response: Response, client: str, id: int
+    ) -> None:
+        """Sets a payment's status."""
+        change = models.decode(_json_body(request), StatusChange)
+        _answer(response, await self._set_status(client, id, change.status, None))
+
+    async def legacy_delete(
+        self, request: Request, response: Response, client: str, id: int
+    ) -> None:
+        """Deletes a payment and answers with what it was."""
+        _answer(response, await self._delete(client, id, None))
+
+    async def legacy_status(self, request: Request, response: Response, client: str) -> None:
+        """Says that the process answers, as the old healthcheck did."""
+        response.content_type = "text/plain"
+        response.data = b"ok"
+
+    # Health
+
+    async def live(self, request: Request, response: Response, client: str) -> None:
+        """Says that the process answers. Asks nothing else: a restart mends no database."""
+        response.content_type = JSON
+        response.data = b'{"status":"live"}'
+
+    async def ready(self, request: Request, response: Response, client: str) -> None:
+        """Says whether this process should be sent requests."""
+        reason = "the service is shutting down" if self.draining else await self._probe.check()
+        if reason is not None:
+            raise NotReady(f"{reason[0].upper()}{reason[1:]}.")
+        response.content_type = JSON
+        response.data = b'{"status":"ready"}'
+
+    def close(self) -> None:
+        """Lets go of the readiness check's connection."""
+        self._probe.close()
+
+    # What the versions share
+
+    async def _create(self, creation: Creation) -> Created:
+        created = await self._creations.submit(creation)
+        if created.replayed:
+            telemetry.idempotent_replays.inc()
+        else:
+            telemetry.payments_created.inc()
+        return created
+
+    async def _find(self, id: int) -> Payment:
+        payment = await self._reads.submit(id)
+        if payment is None:
+            raise PaymentNotFound(f"There is no payment {id}.")
+        return payment
+
+    async def _set_status(
+        self, client: str, id: int, status: Status, if_match: str | None
+    ) -> Payment:
+        """Returns the payment with the wanted status; looks at it only where it must."""
+        changed = None
+        if status == "consumed" and if_match is None:
+            changed = await self._consumptions.submit(Consumption(client, id, None))
+        while changed is None:
+            payment = await self._find(id)
+            _check_precondition(if_match, payment)
+            if payment.status == status:
+                return payment
+            if status == "inserted":
+                raise StatusConflict(f"Payment {id} is consumed and cannot become inserted again.")
+            unchanged_since = None if if_match is None else payment.updated_at
+            # None: somebody else was faster, and the payment has to be looked at again.
+            changed = await self._consumptions.submit(Consumption(client, id, unchanged_since))
+        telemetry.payments_consumed.inc()
+        return changed
+
+    async def _delete(self, client: str, id: int, if_match: str | None) -> Payment:
+        deleted = None
+        while deleted is None:
+            payment = await self._find(id)
+            _check_precondition(if_match, payment)
+            unchanged_since = None if if_match is None else payment.updated_at
+            async with self._database.connection() as connection:
+                deleted = await queries.delete(connection, id, client, unchanged_since)
+        telemetry.payments_deleted.inc()
+        return deleted
+
+
+def _json_body(request: Request) -> bytes:
+    media_type, _, parameters = (request.content_type or JSON).partition(";")
+    charset = parameters.strip().lower().partition("charset=")[2].strip('"')
+    if media_type.strip().lower() != JSON or charset not in ("", "utf-8"):
+        raise UnsupportedMediaType("The body must be application/json in UTF-8.")
+    body: bytes = request.scope["body"]
+    return body
+
+
+def _answer(response: Response, payment: Payment) -> None:
+    response.content_type = JSON
+    response.set_header("ETag", payment.etag)
+    response.data = models.encode(payment)
+
+
+def _names(header: str, etag: str, *, weak: bool) -> bool:
+    """Returns whether an If-Match or If-None-Match names the tag (RFC 9110, 8.8.3.2)."""
+    if header.strip() == "*":
+        return True
+    return any(
+        tag == etag and (weak or not weakness) for weakness, tag in _ENTITY_TAG.findall(header)
+    )
+
+
+def _check_precondition(if_match: str | None, payment: Payment) -> None:
+    if if_match is not None and not _names(if_match, payment.etag, weak=False):
+        raise PreconditionFailed(f"Payment {payment.id} has the ETag {payment.etag}.")
+
+
+def _list_query(query_string: str) -> ListQuery:
+    parameters: dict[str, str | int] = {}
+    for name, text in parse_qsl(query_string, keep_blank_values=True):
+        if name in parameters:
+            raise InvalidRequest(f"The parameter `{name}` is given twice.")
+        parameters[name] = int(text) if name == "limit" and _LIMIT.fullmatch(text) else text
+    try:
+        return msgspec.convert(parameters, ListQuery)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"{error}.".replace("field", "parameter")) from None
+
+
+def _utc(name: str, time: datetime | None) -> datetime | None:
+    try:
+        return None if time is None else time.astimezone(UTC)
+    except OverflowError:
+        raise InvalidRequest(f"`{name}` is too far away.") from None
+
+
+def _cursor(payment: Payment) -> str:
+    microseconds = (payment.created_at - _EPOCH) // timedelta.resolution
+    return base64.urlsafe_b64encode(struct.pack(">qq", microseconds, payment.id)).decode()[:22]
+
+
+def _position(cursor: str) -> tuple[datetime, int]:
+    microseconds, id = struct.unpack(">qq", base64.urlsafe_b64decode(f"{cursor}=="))
+    try:
+        return _EPOCH + timedelta(microseconds=microseconds), id
+    except OverflowError:
+        raise InvalidRequest("`cursor` is not one that this service gave.") from None

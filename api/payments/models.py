@@ -1,0 +1,207 @@
+"""The shapes that go in and out, and what counts as a payment's value and as its data."""
+
+import json
+import re
+from datetime import datetime
+from decimal import Decimal
+from typing import Literal, TypeVar
+
+import msgspec
+from msgspec import Raw
+
+from payments.errors import InvalidRequest, MalformedRequest
+
+Status = Literal["inserted", "consumed"]
+
+Shape = TypeVar("Shape")
+
+CENT = Decimal("0.01")
+MOST = Decimal("99999.99")
+DATA_DEPTH = 32
+DATA_BYTES = 64 * 1024
+DECIMALS = 16_000  # PostgreSQL's numeric keeps 16383
+
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+_COMMA_DECIMAL = re.compile(r"-?([0-9]{1,3}(\.[0-9]{3})+|[0-9]+),[0-9]+")
+_DOTTED_THOUSANDS = re.compile(r"-?[1-9][0-9]{0,2}(\.[0-9]{3})+")
+_DIGITS = re.compile(r"([0-9]+)(?:\.([0-9]+))?(?:[eE]([+-]?[0-9]+))?")
+_EXPONENT = re.compile(r"[0-9][eE]")
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+_BRACKET = re.compile(r"[\[\]{}]")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+_EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
+_MICROSECOND = datetime.resolution
+
+
+class Payment(msgspec.Struct, frozen=True):
+    """A payment as it is answered; `payment` and `data` are JSON already."""
+
+    id: int
+    status: str
+    data: Raw
+    payment: Raw
+    created_at: datetime
+    updated_at: datetime
+
+    @property
+    def etag(self) -> str:
+        """The strong validator (RFC 9110, 8.8.3): whatever changes a payment moves `updated_at`."""
+        return f'"{self.id:x}-{(self.updated_at - _EPOCH) // _MICROSECOND:x}"'
+
+
+class NewPayment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of `POST /v1/payments`."""
+
+    payment: Raw
+    data: Raw = Raw(b"{}")
+
+
+class LegacyNewPayment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of `POST /create`: old clients send anything from `{}` on."""
+
+    payment: Raw = Raw(b"null")
+    data: Raw = Raw(b"{}")
+    status: Status = "inserted"
+
+
+class StatusChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of `PATCH /v1/payments/{id}` and `PUT /update/{id}`."""
+
+    status: Status
+
+
+def decode(body: bytes, shape: type[Shape]) -> Shape:
+    """Returns the body as `shape`.
+
+    Raises:
+        MalformedRequest: it is not JSON in UTF-8 (400).
+        InvalidRequest: it is JSON of another shape, too deep, or holds half a surrogate pair (422).
+    """
+    try:
+        text = body.decode()
+    except UnicodeDecodeError as error:
+        raise MalformedRequest(f"The body is not UTF-8: {error.reason}.") from None
+    try:
+        return msgspec.json.decode(text, type=shape)
+    except msgspec.ValidationError as error:
+        # The shape is refused at its first fault; what follows need not even be JSON.
+        _require_json(text)
+        raise InvalidRequest(f"{error}.") from None
+    except msgspec.DecodeError as error:
+        if _SURROGATE.search(text):
+            _require_json(text)
+            raise InvalidRequest("The body must not hold half a surrogate pair.") from None
+        raise MalformedRequest(f"The body is not JSON: {error}.") from None
+    except RecursionError:
+        raise InvalidRequest(f"`data` must have at most {DATA_DEPTH} levels.") from None
+
+
+def _require_json(text: str) -> None:
+    try:
+        # The standard parser lets half a surrogate pair pass; no number is converted.
+        json.loads(text, parse_int=str, parse_float=str, parse_constant=_no_constant)
+    except ValueError as error:
+        raise MalformedRequest(f"The body is not JSON: {error}.") from None
+    except RecursionError:
+        raise InvalidRequest(f"`data` must have at most {DATA_DEPTH} levels.") from None
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON value")
+
+
+def value(raw: Raw) -> Decimal | None:
+    """Returns the exact value of the JSON text of a `payment`, or None for `null`.
+
+    Takes a number, or a string in one of the forms `12345.67`, `12345,67` and `12.345,67`.
+
+    Raises:
+        InvalidRequest: it is none of these, has a third decimal, or is not within 0 to 99999.99.
+    """
+    text = bytes(raw).decode()
+    if text == "null":
+        return None
+    if text[0] == '"':
+        text = _plain(msgspec.json.decode(raw, type=str))
+    elif not _NUMBER.fullmatch(text):
+        raise InvalidRequest("`payment` must be a number or a string, such as 12345.67.")
+    amount = Decimal(text)
+    if not 0 <= amount <= MOST:
+        raise InvalidRequest(f"`payment` must be between 0.00 and {MOST}.")
+    cents = abs(amount.quantize(CENT))
+    if cents != amount:
+        raise InvalidRequest("`payment` must have at most two decimals; it is never rounded.")
+    return cents
+
+
+def _plain(text: str) -> str:
+    if _COMMA_DECIMAL.fullmatch(text):
+        return text.replace(".", "").replace(",", ".")
+    if _DOTTED_THOUSANDS.fullmatch(text):
+        raise InvalidRequest(
+            "`payment` could mean two values: write thousands with decimals, as in 5.000,00,"
+            " or no dot, as in 5000."
+        )
+    if not _NUMBER.fullmatch(text):
+        raise InvalidRequest("`payment` must look like 12345.67 or 12.345,67.")
+    return text
+
+
+def document(raw: Raw) -> str:
+    """Returns the JSON text of a decoded `data` for a jsonb parameter.
+
+    Raises:
+        InvalidRequest: it has more than 32 levels, is larger than 64 KiB with its numbers written
+            out in full, or holds the character NUL, none of which PostgreSQL can or should hold.
+    """
+    text = bytes(raw).decode()
+    if text.count("[") + text.count("{") > DATA_DEPTH:
+        _refuse_deep(text)
+    if "\\u0000" in text:
+        _refuse_nul(text)
+    if len(text) > DECIMALS or _EXPONENT.search(text):
+        _refuse_large_numbers(text)
+    return text
+
+
+def _refuse_deep(text: str) -> None:
+    depth = 0
+    for bracket in _BRACKET.findall(_STRING.sub("", text)):
+        depth += 1 if bracket in "[{" else -1
+        if depth > DATA_DEPTH:
+            raise InvalidRequest(f"`data` must have at most {DATA_DEPTH} levels.")
+
+
+def _refuse_nul(text: str) -> None:
+    # An escaped backslash before u0000 is a backslash and five characters, not NUL.
+    if "\\u0000" in text.replace("\\\\", ""):
+        raise InvalidRequest("`data` must not hold the character U+0000.")
+
+
+def _refuse_large_numbers(text: str) -> None:
+    """Refuses numbers that are short as they are sent and long as they are answered: `1e131071`."""
+    written_out = len(text)
+    for whole, decimals, exponent in _DIGITS.findall(_STRING.sub("", text)):
+        # Eight digits are enough to be refused, and converting more could take long.
+        shift = int(exponent.lstrip("+-0")[:8] or 0) * (-1 if "-" in exponent else 1)
+        written_out += abs(shift)
+        if len(decimals) - shift > DECIMALS:
+            raise InvalidRequest(f"`data` must not hold more than {DECIMALS} decimals in a number.")
+        if len(whole) + shift > DATA_BYTES or written_out > DATA_BYTES:
+            raise InvalidRequest(
+                "`data` must be at most 64 KiB with its numbers written out in full."
+            )
+
+
+def encode(payment: Payment) -> bytes:
+    """Returns the payment as JSON."""
+    return _encoder.encode(payment)
+
+
+def encode_list(payments: list[Payment], next_cursor: str | None) -> bytes:
+    """Returns one page as JSON."""
+    return _encoder.encode({"items": payments, "next": next_cursor})
+
+
+_encoder = msgspec.json.Encoder()

@@ -1,0 +1,288 @@
+"""The SQL, whole and static, each statement beside the function that runs it.
+
+A statement takes many callers' rows at once as arrays (`unnest … WITH ORDINALITY`), runs in its own
+transaction, and its answers come back in the order of its input.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+import asyncpg
+import msgspec
+
+from payments.models import Payment
+
+if TYPE_CHECKING:
+    from asyncpg.pool import PoolConnectionProxy
+
+    Connection: TypeAlias = asyncpg.Connection | PoolConnectionProxy
+
+
+class Creation(NamedTuple):
+    """One payment to be made."""
+
+    client: str
+    idempotency_key: str | None
+    status: str
+    payment: Decimal | None
+    data: str  # JSON text
+
+
+class Created(NamedTuple):
+    """The answer to a creation: `replayed` when its key had made this payment before."""
+
+    payment: Payment
+    replayed: bool
+    matches: bool  # the first request's payment and data equal this one's
+
+
+class Consumption(NamedTuple):
+    """One payment to be consumed, if it was last changed at `unchanged_since` (None: whenever)."""
+
+    client: str
+    id: int
+    unchanged_since: datetime | None
+
+
+class Page(NamedTuple):
+    """What a list asks for; times are exclusive, None is no bound."""
+
+    status: str | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+    after: tuple[datetime, int] | None = None
+    limit: int = 100
+    limit_bytes: int = 4 * 1024 * 1024
+
+
+# The ids are drawn before the insert, so that a row which the key's index refuses is told from one
+# that was made. Sorted by key: two statements that meet on several keys then wait in the same
+# order, and cannot deadlock.
+CREATE = """
+WITH input AS MATERIALIZED (
+  SELECT
+    nextval('payments_id_seq') AS id, ordinality,
+    client, idempotency_key, status, payment, data
+  FROM unnest($1::text[], $2::text[], $3::text[], $4::numeric[], $5::text[])
+    WITH ORDINALITY AS i (client, idempotency_key, status, payment, data, ordinality)
+), made AS (
+  INSERT INTO payments (
+    id, status, payment, data, created_by, idempotency_key, consumed_at, consumed_by
+  )
+  SELECT
+    id, status::payment_status, payment, data::jsonb, client, idempotency_key,
+    CASE WHEN status = 'consumed' THEN now() END, CASE WHEN status = 'consumed' THEN client END
+  FROM input
+  ORDER BY client, idempotency_key, ordinality
+  ON CONFLICT (created_by, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
+  RETURNING id, status::text, data::text, payment::text, created_at, updated_at
+)
+SELECT made.id, made.status, made.data, made.payment, made.created_at, made.updated_at
+FROM input LEFT JOIN made USING (id)
+ORDER BY ordinality
+"""
+
+# A payment as it was answered when its key made it: whatever became of it since is left out.
+REPLAY = """
+SELECT
+  p.id, 'inserted' AS status, p.data::text, p.payment::text, p.created_at,
+  p.created_at AS updated_at,
+  p.payment IS NOT DISTINCT FROM i.payment AND p.data = i.data::jsonb AS matches
+FROM unnest($1::text[], $2::text[], $3::numeric[], $4::text[])
+  WITH ORDINALITY AS i (client, idempotency_key, payment, data, ordinality)
+LEFT JOIN payments AS p
+  ON p.created_by = i.client AND p.idempotency_key = i.idempotency_key
+ORDER BY ordinality
+"""
+
+READ = """
+SELECT id, status::text, data::text, payment::text, created_at, updated_at
+FROM payments
+WHERE id = ANY($1::bigint[]) AND deleted_at IS NULL
+"""
+
+# The guard against a second consumption stands in the WHERE, on the row as it is once it is
+# locked: of any number of callers one makes the transition. Rows are locked in the order of their
+# ids, so that two statements that want the same payments cannot deadlock. `updated_at` always
+# moves, because the ETag is made of it.
+CONSUME = """
+WITH wanted AS MATERIALIZED (
+  SELECT p.id, i.client, i.unchanged_since
+  FROM unnest($1::text[], $2::bigint[], $3::timestamptz[]) AS i (client, id, unchanged_since)
+  JOIN payments AS p ON p.id = i.id
+  WHERE p.status = 'inserted' AND p.deleted_at IS NULL
+  ORDER BY p.id
+  FOR UPDATE OF p
+)
+UPDATE payments AS p
+SET
+  status = 'consumed', consumed_at = now(), consumed_by = wanted.client,
+  updated_at = greatest(now(), p.updated_at + interval '1 microsecond')
+FROM wanted
+WHERE
+  p.id = wanted.id AND p.status = 'inserted' AND p.deleted_at IS NULL
+  AND (wanted.unchanged_since IS NULL OR p.updated_at = wanted.unchanged_since)
+RETURNING p.id, p.status::text, p.data::text, p.payment::text, p.created_at, p.updated_at
+"""
+
+DELETE = """
+UPDATE payments
+SET
+  deleted_at = now(), deleted_by = $2,
+  updated_at = greatest(now(), updated_at + interval '1 microsecond')
+WHERE
+  id = $1 AND deleted_at IS NULL AND ($3::timestamptz IS NULL OR updated_at = $3)
+RETURNING id, status::text, data::text, payment::text, created_at, updated_at
+"""
+
+# One branch for each index; the condition on $1 alone shuts the other one before it starts, also in
+# a plan that is kept for all parameters. The running sum ends a page of large payments early.
+LIST = """
+SELECT id, status, data, payment, created_at, updated_at, bytes
+FROM (
+  SELECT
+    id, status, data, payment, created_at, updated_at,
+    sum(octet_length(data)) OVER (ORDER BY created_at, id) AS bytes,
+    octet_length(data) AS own_bytes
+  FROM (
+    (
+      SELECT id, status::text, data::text, payment::text, created_at, updated_at
+      FROM payments
+      WHERE
+        $1::text IS NULL AND deleted_at IS NULL
+        AND created_at > coalesce($2::timestamptz, '-infinity')
+        AND created_at < coalesce($3::timestamptz, 'infinity')
+        AND (created_at, id) > (coalesce($4::timestamptz, '-infinity'), $5::bigint)
+      ORDER BY created_at, id
+      LIMIT $6::bigint
+    )
+    UNION ALL
+    (
+      SELECT id, status::text, data::text, payment::text, created_at, updated_at
+      FROM payments
+      WHERE
+        $1::text IS NOT NULL AND deleted_at IS NULL
+        AND status = $1::text::payment_status
+        AND created_at > coalesce($2::timestamptz, '-infinity')
+        AND created_at < coalesce($3::timestamptz, 'infinity')
+        AND (created_at, id) > (coalesce($4::timestamptz, '-infinity'), $5::bigint)
+      ORDER BY created_at, id
+      LIMIT $6::bigint
+    )
+  ) AS page
+) AS measured
+WHERE bytes - own_bytes <= $7::bigint
+ORDER BY created_at, id
+"""
+
+LIVE_KEYS = """
+SELECT hash, client, scopes, expires_at
+FROM api_keys
+WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
+"""
+
+READINESS = """
+SELECT
+  current_setting('transaction_read_only') = 'on' AS read_only,
+  array(
+    SELECT name FROM pg_settings
+    WHERE name IN ('fsync', 'full_page_writes', 'synchronous_commit') AND setting = 'off'
+  ) AS unsafe,
+  (SELECT coalesce(max(version), 0) FROM schema_migrations) AS version
+"""
+
+PURGE = """
+DELETE FROM payments
+WHERE id IN (
+  SELECT id FROM payments
+  WHERE deleted_at < now() - $1::interval
+  ORDER BY deleted_at
+  LIMIT $2
+)
+"""
+
+
+def _payment(row: asyncpg.Record) -> Payment:
+    value = row["payment"]
+    return Payment(
+        id=row["id"],
+        status=row["status"],
+        data=msgspec.Raw(row["data"]),
+        payment=msgspec.Raw(b"null" if value is None else value),
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+    )
+
+
+async def create(connection: "Connection", creations: Sequence[Creation]) -> list[Created]:
+    """Makes the payments, in one transaction; a key that was used before answers its first one."""
+    clients, keys, statuses, values, documents = zip(*creations, strict=True)
+    rows = await connection.fetch(CREATE, clients, keys, statuses, values, documents)
+    answers = [
+        Created(_payment(row), replayed=False, matches=True) if row["id"] is not None else None
+        for row in rows
+    ]
+    again = [number for number, answer in enumerate(answers) if answer is None]
+    if again:
+        # A statement does not see what others committed while it ran: hence a second one.
+        repeated = [creations[number] for number in again]
+        for number, created in zip(again, await _replay(connection, repeated), strict=True):
+            answers[number] = created
+    return [answer for answer in answers if answer is not None]
+
+
+async def _replay(connection: "Connection", creations: Sequence[Creation]) -> list[Created]:
+    clients, keys, _, values, documents = zip(*creations, strict=True)
+    rows = await connection.fetch(REPLAY, clients, keys, values, documents)
+    return [Created(_payment(row), replayed=True, matches=row["matches"]) for row in rows]
+
+
+async def read(connection: "Connection", ids: Sequence[int]) -> list[Payment | None]:
+    """Returns each payment, or None where there is none (any more)."""
+    found = {row["id"]: _payment(row) for row in await connection.fetch(READ, ids)}
+    return [found.get(id) for id in ids]
+
+
+async def consume(
+    connection: "Connection", consumptions: Sequence[Consumption]
+) -> list[Payment | None]:
+    """Consumes the payments; returns each that this call changed, None for the others."""
+    # Several callers for one payment: the first one's name goes into its row, the others are told
+    # that they changed nothing.
+    first = {consumption.id: consumption for consumption in reversed(consumptions)}
+    clients, ids, times = zip(*first.values(), strict=True)
+    changed = {
+        row["id"]: _payment(row) for row in await connection.fetch(CONSUME, clients, ids, times)
+    }
+    return [changed.pop(consumption.id, None) for consumption in consumptions]
+
+
+async def delete(
+    connection: "Connection", id: int, client: str, unchanged_since: datetime | None
+) -> Payment | None:
+    """Deletes a payment; returns it as it was, or None if nothing was changed."""
+    row = await connection.fetchrow(DELETE, id, client, unchanged_since)
+    return None if row is None else _payment(row)
+
+
+async def list_page(connection: "Connection", page: Page) -> tuple[list[Payment], bool]:
+    """Returns payments by time of creation, and whether there may be more.
+
+    There are at most `limit`, and fewer when their data passes `limit_bytes`, but at least one if
+    there is one at all.
+    """
+    time, id = page.after or (None, 0)
+    rows = await connection.fetch(
+        LIST,
+        page.status,
+        page.created_after,
+        page.created_before,
+        time,
+        id,
+        page.limit + 1,
+        page.limit_bytes,
+    )
+    more = len(rows) > page.limit or (bool(rows) and rows[-1]["bytes"] > page.limit_bytes)
+    return [_payment(row) for row in rows[: page.limit]], more

@@ -1,0 +1,102 @@
+"""What the service says of itself: one JSON line a request, and metrics on a port of their own.
+
+Metric names follow OpenTelemetry's semantic conventions for HTTP; a route is its template, never
+the path, so that no caller can make new series.
+"""
+
+import contextvars
+import logging
+import re
+import secrets
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from prometheus_client import Counter, Gauge, Histogram, start_http_server
+
+from payments.config import Settings
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+OTHER_METHOD = "_OTHER"
+
+request_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("request_id", default=None)
+
+_REQUEST_ID = re.compile(r"[!-~]{1,128}")
+
+_access = logging.getLogger("payments.access")
+
+_duration = Histogram(
+    "http_server_request_duration_seconds",
+    "Time from a request's first event to the end of its answer.",
+    ["http_request_method", "http_route", "http_response_status_code"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+)
+active_requests = Gauge("http_server_active_requests", "Requests that are being answered.")
+payments_created = Counter("payments_created", "Payments made.")
+payments_consumed = Counter("payments_consumed", "Payments consumed.")
+payments_deleted = Counter("payments_deleted", "Payments deleted.")
+idempotent_replays = Counter(
+    "payments_idempotent_replays", "Creations answered from the first one with their key."
+)
+old_route_calls = Counter(
+    "payments_old_route_calls", "Calls of the old routes.", ["http_route", "client"]
+)
+
+
+class JsonFormatter(logging.Formatter):
+    """A log record as a line of JSON: time, level, logger, message, request id, and its fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Returns the line."""
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if (current := request_id.get()) is not None:
+            line["request_id"] = current
+        line.update(getattr(record, "fields", {}))
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(line, enc_hook=str).decode()
+
+
+def configure_logging(settings: Settings) -> None:
+    """Sends every logger's records to standard output as JSON."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(JsonFormatter())
+    logging.basicConfig(handlers=[handler], level=settings.log_level, force=True)
+    logging.captureWarnings(True)
+
+
+def serve_metrics(settings: Settings) -> int:
+    """Serves `/metrics` from a thread of its own; returns the port."""
+    server, _ = start_http_server(settings.metrics_port, addr=settings.http_host)
+    return server.server_port
+
+
+def take_request_id(sent: str | None) -> str:
+    """Returns the caller's request id if it is short and printable, and a new one otherwise."""
+    current = sent if sent and _REQUEST_ID.fullmatch(sent) else secrets.token_hex(16)
+    request_id.set(current)
+    return current
+
+
+def observe(method: str, route: str, status: int, seconds: float, client: str | None) -> None:
+    """Counts and logs one answered request."""
+    known = method if method in METHODS else OTHER_METHOD
+    _duration.labels(known, route, status).observe(seconds)
+    _access.info(
+        "request",
+        extra={
+            "fields": {
+                "method": known,
+                "route": route,
+                "status": status,
+                "duration_ms": round(seconds * 1000, 3),
+                "client": client,
+            }
+        },
+    )
