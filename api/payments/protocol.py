@@ -1,0 +1,363 @@
+"""The HTTP protocol: uvicorn's, with a limit on everything that a client can do to a connection."""
+
+import asyncio
+import logging
+from itertools import chain
+from typing import ClassVar, cast
+
+import httptools
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
+
+from payments.config import Settings
+from payments.errors import (
+    MEDIA_TYPE,
+    HeadersTooLarge,
+    MalformedRequest,
+    Problem,
+    RequestTimeout,
+)
+
+_logger = logging.getLogger(__name__)
+
+# A socket that is closed with unread bytes sends a reset, which can destroy an answer that the
+# client has not read yet. What still comes is discarded this long, many round trips, first.
+_LINGER_SECONDS = 1.0
+
+# What stands around a method and an address (two spaces, "HTTP/1.1", two line ends), and around
+# a field's name and value (": " and a line end).
+_REQUEST_LINE_BYTES = 14
+_FIELD_BYTES = 4
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1 connection, with a limit on everything that a client can do to it.
+
+    A request has a head, then a body, and both have a deadline; each timer is made only if
+    what it guards did not arrive in one piece, so that a usual request makes none. What is
+    refused here never reaches the application.
+    """
+
+    settings: ClassVar[Settings]
+
+    _timer: asyncio.TimerHandle | None = None
+    _write_timer: asyncio.TimerHandle | None = None
+    _discarding = False  # Nothing more is parsed: the connection is about to close.
+    _refusal: Problem | None = None  # Waits for the answers of earlier, pipelined requests.
+    _running: RequestResponseCycle | None = None
+    _in_body = False
+    _keep_alive = True
+    _pending_bytes = 0  # Read since the parser last finished a head, a piece of body, a request.
+    _chunk_bytes = 0
+    _unread_bytes = 0
+
+    # The connection
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._lingering_transport = cast("asyncio.Transport", _LingeringTransport(self))
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._cancel_timer()
+        self._cancel_write_timer()
+        self._unset_keepalive_if_required()
+        self._discarding = True
+        self.pipeline.clear()
+        if self._running is not None and not self._running.response_complete:
+            # uvicorn tells only the newest of pipelined requests.
+            _disconnect(self._running)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._discarding:
+            return
+        self._unset_keepalive_if_required()
+        self._chunk_bytes = len(data)
+        self._pending_bytes += self._chunk_bytes
+        try:
+            self._feed(data)
+        except httptools.HttpParserError as error:
+            self._refuse(_problem(error))
+            return
+        if self._pending_bytes > self.settings.header_limit_bytes:
+            # A field reaches on_header only when it is whole, so that here alone one is seen
+            # that never ends. Chunk extensions and empty lines are caught as well.
+            self._refuse(self._headers_too_large())
+        elif self._timer is None:
+            if self._in_body:
+                self._expect_body()
+            elif self._in_head or self._pending_bytes:
+                self._expect_head()
+
+    def _feed(self, data: bytes | memoryview) -> None:
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                # The parser takes every Upgrade to be accepted and what follows to be no HTTP: a
+                # body would be read as the next request. So it reads the head again, without it.
+                data = memoryview(data)[upgrade.args[0] :]
+                self.parser.feed_data(self._head_without_upgrade())
+            else:
+                return
+
+    def _head_without_upgrade(self) -> bytes:
+        version = self.parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
+        lines += [b"%b: %b" % field for field in self.headers if field[0] != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
+
+    # The parser's callbacks; on Python 3.11 super() would cost each request 1 µs more
+
+    def on_headers_complete(self) -> None:
+        settings = self.settings
+        if (
+            # At most this many bytes can be the head, nearly always few enough not to count them.
+            self._pending_bytes + self._chunk_bytes > settings.header_limit_bytes
+            or len(self.headers) > settings.header_limit_fields
+        ):
+            self._check_fields(self.headers)
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                raise MalformedRequest("CONNECT is for proxies.")
+            return  # See _feed.
+        if not self.url.startswith(b"/"):
+            self.url = _origin_form(self.url)
+        if self._timer is not None:
+            self._cancel_timer()
+        self._in_body = True
+        self._pending_bytes = 0
+        HttpToolsProtocol.on_headers_complete(self)
+        # Trailers would otherwise be added to the headers that the application sees.
+        self.headers = []
+        # Unless the body is whole before the answer begins, the answer is this connection's last.
+        cycle = self.cycle
+        self._keep_alive = cycle.keep_alive
+        cycle.keep_alive = False
+        cycle.transport = self._lingering_transport
+
+    def on_body(self, body: bytes) -> None:
+        self._pending_bytes = 0
+        HttpToolsProtocol.on_body(self, body)
+
+    def on_message_complete(self) -> None:
+        if not self._in_body:
+            return  # See _feed.
+        if self.headers:
+            self._check_fields([*self.scope["headers"], *self.headers])
+        if self._timer is not None:
+            self._cancel_timer()
+        self._in_body = False
+        self._pending_bytes = 0
+        cycle = self.cycle
+        if not cycle.response_started:
+            cycle.keep_alive = self._keep_alive
+            cycle.transport = self.transport
+        HttpToolsProtocol.on_message_complete(self)
+
+    def _check_fields(self, fields: list[tuple[bytes, bytes]]) -> None:
+        size = len(self.parser.get_method()) + len(self.url) + _REQUEST_LINE_BYTES
+        size += sum(map(len, chain(*fields))) + len(fields) * _FIELD_BYTES
+        settings = self.settings
+        if size > settings.header_limit_bytes or len(fields) > settings.header_limit_fields:
+            raise self._headers_too_large()
+
+    def _headers_too_large(self) -> HeadersTooLarge:
+        return HeadersTooLarge(
+            f"A request may have {self.settings.header_limit_bytes} bytes"
+            f" and {self.settings.header_limit_fields} fields of headers."
+        )
+
+    # Deadlines
+
+    @property
+    def _in_head(self) -> bool:
+        # uvicorn makes a scope at a request's first byte, and a cycle when its head is whole.
+        return self.scope is not getattr(self.cycle, "scope", None)
+
+    def _expect_head(self) -> None:
+        self._timer = self.loop.call_later(self.settings.header_timeout_seconds, self._head_is_late)
+
+    def _expect_body(self) -> None:
+        self._timer = self.loop.call_later(self.settings.body_timeout_seconds, self._body_is_late)
+
+    def _head_is_late(self) -> None:
+        self._timer = None
+        if self.flow.read_paused:
+            # Earlier requests keep the connection from being read; that is not the client's fault.
+            self._expect_head()
+        elif self._in_head:
+            seconds = self.settings.header_timeout_seconds
+            self._refuse(RequestTimeout(f"The headers did not arrive within {seconds:g} s."))
+        elif self._running is None or self._running.response_complete:
+            self._close()
+
+    def _body_is_late(self) -> None:
+        self._timer = None
+        seconds = self.settings.body_timeout_seconds
+        self._refuse(RequestTimeout(f"The body did not arrive within {seconds:g} s."))
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # Answers that the application does not give
+
+    def _refuse(self, problem: Problem) -> None:
+        """Answers the request that is arriving, once those before it are answered; then closes."""
+        self._discarding = True
+        self._cancel_timer()
+        if self._in_body and self.cycle is self._running:
+            _disconnect(self.cycle)
+            if self.cycle.response_started:
+                self.linger()
+                return
+        elif self._in_body:
+            self.pipeline.popleft()
+        running = self._running
+        if running is None or running.response_complete or running.disconnected:
+            self._answer(problem)
+        else:
+            self._refusal = problem
+
+    def _answer(self, problem: Problem) -> None:
+        if self.transport.is_closing():
+            return
+        _logger.info("Refused before the application: %d %s", problem.status, problem.detail)
+        body = problem.body()
+        own = {
+            **problem.headers,
+            "content-type": MEDIA_TYPE,
+            "content-length": str(len(body)),
+            "connection": "close",
+        }
+        fields = self.server_state.default_headers + [
+            (name.encode(), value.encode()) for name, value in own.items()
+        ]
+        lines = [b"%b: %b\r\n" % field for field in fields]
+        self.transport.write(b"".join([STATUS_LINE[problem.status], *lines, b"\r\n", body]))
+        self.linger()
+
+    # The end of an answer
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        HttpToolsProtocol._start_asgi_task(self, cycle, app)
+
+    def on_response_complete(self) -> None:
+        if self._discarding and not self.pipeline and not self.transport.is_closing():
+            self.server_state.total_requests += 1
+            if self._refusal is not None:
+                self._answer(self._refusal)
+            return
+        HttpToolsProtocol.on_response_complete(self)
+        if self.transport.is_closing():
+            self._close()
+
+    def linger(self) -> None:
+        """Closes, but so that a client that is still sending can read its answer."""
+        if self.transport.is_closing():
+            return
+        self._discarding = True
+        self._cancel_timer()
+        self.flow.resume_reading()
+        self.transport.write_eof()
+        self._timer = self.loop.call_later(_LINGER_SECONDS, self._close)
+
+    def _close(self) -> None:
+        """Closes, within the write timeout also if the client does not take what is left."""
+        self.transport.close()
+        if self._write_timer is None and self.transport.get_write_buffer_size():
+            self._expect_reader()
+
+    def shutdown(self) -> None:
+        self._keep_alive = False
+        super().shutdown()
+        if self.transport.is_closing():
+            self._close()
+
+    def timeout_keep_alive_handler(self) -> None:
+        self._close()
+
+    # A client that does not read
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._write_timer is None:
+            self._expect_reader()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._cancel_write_timer()
+        if self.transport.is_closing():
+            self._close()
+
+    def _expect_reader(self) -> None:
+        self._unread_bytes = self.transport.get_write_buffer_size()
+        self._write_timer = self.loop.call_later(
+            self.settings.write_timeout_seconds, self._reader_is_late
+        )
+
+    def _reader_is_late(self) -> None:
+        # A large answer may be one write, that a slow client takes for longer; but not byte by
+        # byte: it must take what a stream, that waits at this mark, would make it take.
+        taken = self._unread_bytes - self.transport.get_write_buffer_size()
+        if taken >= HIGH_WATER_LIMIT:
+            self._expect_reader()
+        else:
+            self.transport.abort()
+
+    def _cancel_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+
+
+class _LingeringTransport:
+    """What uvicorn answers through while a request is still arriving: it lingers to close."""
+
+    def __init__(self, protocol: LimitedProtocol) -> None:
+        self.write = protocol.transport.write
+        self.is_closing = protocol.transport.is_closing
+        self.close = protocol.linger
+
+
+def _disconnect(cycle: RequestResponseCycle) -> None:
+    """Lets the application see a disconnect, and drops what it sends from now on."""
+    cycle.disconnected = True
+    cycle.waiting_for_100_continue = False
+    cycle.message_event.set()
+
+
+def _origin_form(url: bytes) -> bytes:
+    """Returns `/path?query` of an absolute URL, which RFC 9112, section 3.2.2 makes us accept.
+
+    Raises:
+        httptools.HttpParserInvalidURLError: it is none.
+    """
+    if url == b"*":
+        return url
+    parsed = httptools.parse_url(url)
+    return (parsed.path or b"/") + (b"?" + parsed.query if parsed.query else b"")
+
+
+def _problem(error: httptools.HttpParserError) -> Problem:
+    """Returns what was raised in a callback of the parser, or that the request is malformed."""
+    cause = error.__context__
+    if isinstance(cause, Problem):
+        return cause
+    if cause is not None and not isinstance(cause, httptools.HttpParserError):
+        _logger.error("The server could not take a request", exc_info=cause)
+    return MalformedRequest("This is not a request in HTTP/1.1.")
+
+
+def limited(settings: Settings) -> type[LimitedProtocol]:
+    """Returns the protocol with these limits, for uvicorn to make one of for each connection."""
+    return type("LimitedProtocol", (LimitedProtocol,), {"settings": settings})

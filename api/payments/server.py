@@ -1,0 +1,134 @@
+"""The server: uvicorn, its connections limited, and with an orderly end."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Awaitable
+from types import FrameType
+from typing import Any, Protocol
+
+import uvicorn
+
+from payments import protocol
+from payments.config import Settings, SettingsError, variable
+
+_logger = logging.getLogger(__name__)
+
+# Connections that the kernel completes while the event loop is busy; uvicorn's own default.
+_BACKLOG = 2048
+
+
+class Application(Protocol):
+    """An ASGI application that can be told that the server is about to stop."""
+
+    def __call__(self, scope: Any, receive: Any, send: Any) -> Awaitable[None]: ...
+
+    def drain(self) -> None:
+        """From now on /readyz answers 503 and every answer carries `Connection: close`."""
+
+
+class Server(uvicorn.Server):
+    """Serves an application until it is told to stop, then drains.
+
+    Drain: the application is told at once and stops being ready; all is served on for
+    `shutdown_delay_seconds`, until the load balancer has noticed; then no connection is
+    accepted, what runs is finished, and the application's lifespan ends.
+    """
+
+    def __init__(self, app: Application, settings: Settings) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                interface="asgi3",
+                host=settings.http_host,
+                port=settings.http_port,
+                loop="uvloop",
+                http=protocol.limited(settings),
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                log_level=settings.log_level.lower(),
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                # uvicorn declares whole seconds, and only hands them on to asyncio.
+                timeout_keep_alive=settings.keep_alive_seconds,  # type: ignore[arg-type]
+                timeout_graceful_shutdown=settings.shutdown_timeout_seconds,  # type: ignore[arg-type]
+            )
+        )
+        self.port = settings.http_port
+        self._app = app
+        self._settings = settings
+        self._stops_asked = 0
+        self._delay: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serves until the end of the drain; `port` is the real one as soon as it is `started`.
+
+        Raises:
+            SettingsError: the address is taken or impossible; the message names the variables.
+        """
+        self._loop = asyncio.get_running_loop()
+        # Taken before the application starts, so that a mistake is told before anything is done.
+        with self._listen() as listener:
+            self.port = listener.getsockname()[1]
+            try:
+                await super().serve([listener])
+            finally:
+                if self._delay is not None:
+                    self._delay.cancel()
+
+    def _listen(self) -> socket.socket:
+        host, port = self._settings.http_host, self._settings.http_port
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        except OSError as error:
+            raise SettingsError(
+                f"cannot listen on {host}, port {port}"
+                f" ({variable('http_host')}, {variable('http_port')}): {error.strerror}"
+            ) from None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        _logger.info("Listening on %s, port %d", self._settings.http_host, self.port)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Takes a signal; not kept as uvicorn does, which would raise it again at the end."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self.begin_shutdown)
+
+    def begin_shutdown(self) -> None:
+        """Begins the drain; the second call skips its delay, the third waits for nothing."""
+        self._stops_asked += 1
+        if self._stops_asked == 1:
+            _logger.info("Draining for %g s", self._settings.shutdown_delay_seconds)
+            self._app.drain()
+            if self.started and self._loop is not None:
+                self._delay = self._loop.call_later(
+                    self._settings.shutdown_delay_seconds, self._stop
+                )
+                return
+        self._stop()
+        if self._stops_asked > 2:
+            self.force_exit = True
+            # An application that hangs in its own start or end is not waited for either.
+            self.lifespan.startup_event.set()
+            self.lifespan.shutdown_event.set()
+
+    def _stop(self) -> None:
+        self.should_exit = True
+
+
+def run(app: Application, settings: Settings) -> int:
+    """Serves on uvloop until a signal; returns the process's exit status, 0 after a full drain."""
+    server = Server(app, settings)
+    try:
+        server.run()
+    except SettingsError as error:
+        _logger.error("%s", error)
+        return 1
+    except SystemExit as exit_:  # uvicorn's way to say that the lifespan failed, and logged why.
+        return int(exit_.code or 0)
+    return 1 if server.force_exit else 0

@@ -1,0 +1,707 @@
+"""The server's limits and its drain, over real sockets, with an application of a few lines."""
+
+import asyncio
+import gc
+import json
+import logging
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from payments import config
+from payments.protocol import LimitedProtocol
+from payments.server import Server, run
+
+SETTINGS = config.Settings(
+    database_url="postgresql://nowhere",
+    http_host="127.0.0.1",
+    http_port=0,
+    header_timeout_seconds=0.3,
+    body_timeout_seconds=0.3,
+    write_timeout_seconds=0.4,
+    keep_alive_seconds=5.0,
+    shutdown_delay_seconds=0.0,
+    shutdown_timeout_seconds=5.0,
+)
+LARGE = 64 * 1024 * 1024
+
+
+class App:
+    """Echoes, except at the few paths that misbehave in a way that a test needs."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+        self.scopes: list[dict[str, Any]] = []
+        self.draining = False
+        self.stopped = False
+
+    def drain(self) -> None:
+        self.draining = True
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            self.stopped = True
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+        self.scopes.append(scope)
+        path = scope["path"]
+        if path == "/early":
+            await _send(send, 401, b"no key")
+            return
+        if path == "/large":
+            await _send(send, 200, bytes(LARGE))
+            self.seen.append("sent")
+            return
+        if path == "/begun":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"begun", "more_body": True})
+        body = b""
+        while True:
+            event = await receive()
+            if event["type"] == "http.disconnect":
+                self.seen.append("disconnect")
+                # As an application would that does not look what it received.
+                await _send(send, 200, b"late")
+                return
+            body += event["body"]
+            if not event["more_body"]:
+                break
+        if path == "/slow":
+            await asyncio.sleep(0.5)
+        names = sorted({name.decode() for name, _ in scope["headers"]})
+        answer = {"path": path, "length": len(body), "headers": names}
+        await _send(send, 200, json.dumps(answer).encode())
+
+
+async def _send(send: Any, status: int, body: bytes) -> None:
+    headers = [(b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+class Client:
+    """One connection to the server."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    def send(self, data: bytes) -> None:
+        self.writer.write(data)
+
+    async def answer(self) -> tuple[int, dict[str, str], bytes]:
+        async with asyncio.timeout(5):
+            head = await self.reader.readuntil(b"\r\n\r\n")
+            status, *lines = head.decode().strip().split("\r\n")
+            headers = dict(line.split(": ", 1) for line in lines)
+            body = await self.reader.readexactly(int(headers.get("content-length", 0)))
+        return int(status.split()[1]), headers, body
+
+    async def rest(self) -> bytes:
+        """Returns what comes until the server closes."""
+        async with asyncio.timeout(5):
+            return await self.reader.read()
+
+    async def refusal(self, status: int) -> dict[str, Any]:
+        """Returns the problem that the server answers before it closes."""
+        actual, headers, body = await self.answer()
+        assert actual == status, body
+        assert headers["content-type"] == "application/problem+json"
+        assert headers["connection"] == "close"
+        assert re.fullmatch(r"\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT", headers["date"])
+        problem = json.loads(body)
+        assert isinstance(problem, dict)
+        assert problem["status"] == status
+        assert await self.rest() == b""
+        return problem
+
+    async def echo(self) -> dict[str, Any]:
+        status, _, body = await self.answer()
+        assert status == 200, body
+        echoed = json.loads(body)
+        assert isinstance(echoed, dict)
+        return echoed
+
+    async def trickle(self, data: bytes, seconds: float) -> None:
+        """Sends the bytes one by one, spread over the time, until the server answers."""
+        for byte in data:
+            self.send(bytes([byte]))
+            await asyncio.sleep(seconds / len(data))
+
+
+class Running:
+    """A server in this event loop, and the clients that a test made for it."""
+
+    def __init__(self, settings: config.Settings) -> None:
+        self.app = App()
+        self.server = Server(self.app, settings)
+        self.task = asyncio.create_task(self.server.serve())
+        self.clients: list[Client] = []
+
+    async def started(self) -> None:
+        while not (self.server.started and self.server.server_state.default_headers):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+    async def connect(self) -> Client:
+        client = Client(*await asyncio.open_connection("127.0.0.1", self.server.port))
+        self.clients.append(client)
+        return client
+
+    async def no_connections(self) -> None:
+        async with asyncio.timeout(5):
+            while self.server.server_state.connections:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+    async def stop(self) -> None:
+        for client in self.clients:
+            client.writer.close()
+        if not self.server.should_exit:
+            self.server.begin_shutdown()
+        async with asyncio.timeout(10):
+            await self.task
+
+
+Start = Callable[..., Awaitable[Running]]
+
+
+@pytest.fixture
+async def start(caplog: pytest.LogCaptureFixture) -> AsyncIterator[Start]:
+    """Starts servers with changed settings; at the end, none may have logged a warning."""
+    caplog.set_level(logging.INFO)
+    servers: list[Running] = []
+
+    async def _start(**changes: Any) -> Running:
+        running = Running(msgspec.structs.replace(SETTINGS, **changes))
+        servers.append(running)
+        await running.started()
+        return running
+
+    yield _start
+    for running in servers:
+        await running.stop()
+    assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == []
+
+
+@pytest.fixture
+async def running(start: Start) -> Running:
+    return await start()
+
+
+@pytest.fixture
+async def client(running: Running) -> Client:
+    return await running.connect()
+
+
+def _head(*fields: str, line: str = "GET / HTTP/1.1") -> bytes:
+    return "\r\n".join([line, *fields, "", ""]).encode()
+
+
+def _post(body: bytes, path: str = "/") -> bytes:
+    return _head(f"Content-Length: {len(body)}", line=f"POST {path} HTTP/1.1") + body
+
+
+CHUNKED = _head("Transfer-Encoding: chunked", line="POST / HTTP/1.1")
+
+
+# The size of the headers
+
+
+async def test_a_giant_header_is_431_while_it_streams_in(client: Client) -> None:
+    client.send(b"GET / HTTP/1.1\r\nA: " + bytes(20_000_000).replace(b"\0", b"a"))
+    problem = await client.refusal(431)
+    assert problem["type"] == "/problems/headers-too-large"
+
+
+async def test_a_giant_header_that_trickles_is_431_before_its_end(start: Start) -> None:
+    client = await (await start(header_timeout_seconds=5.0)).connect()
+    client.send(b"GET / HTTP/1.1\r\nA: ")
+    for _ in range(17):
+        client.send(b"a" * 1024)
+        await asyncio.sleep(0.01)
+    await client.refusal(431)
+
+
+async def test_a_giant_address_is_431(client: Client) -> None:
+    client.send(b"GET /" + b"a" * 20_000)
+    await client.refusal(431)
+
+
+async def test_headers_over_the_limit_in_one_piece_are_431(client: Client) -> None:
+    client.send(_head("A: " + "a" * 16_400))
+    await client.refusal(431)
+
+
+@pytest.mark.parametrize(("size", "status"), [(16 * 1024, 200), (16 * 1024 + 1, 431)])
+async def test_headers_at_the_limit_pass(client: Client, size: int, status: int) -> None:
+    client.send(_head("A: " + "a" * (size - len(_head("A: ")))))
+    assert (await client.answer())[0] == status
+
+
+async def test_a_chunked_body_after_headers_at_the_limit_passes(client: Client) -> None:
+    head = CHUNKED[:-2] + b"A: " + b"a" * (16 * 1024 - len(CHUNKED) - 5) + b"\r\n\r\n"
+    for piece in (head + b"5\r\n", b"hello\r\n", b"0\r\n\r\n"):
+        client.send(piece)
+        await asyncio.sleep(0.02)
+    assert (await client.echo())["length"] == 5
+
+
+@pytest.mark.parametrize(("count", "status"), [(64, 200), (65, 431), (5_000, 431)])
+async def test_64_fields_pass_and_more_are_431(client: Client, count: int, status: int) -> None:
+    client.send(_head(*(f"A{number}: b" for number in range(count))))
+    assert (await client.answer())[0] == status
+
+
+async def test_a_body_straight_after_the_headers_does_not_count(client: Client) -> None:
+    client.send(_post(b"b" * 60_000))
+    assert (await client.echo())["length"] == 60_000
+
+
+async def test_the_second_request_is_counted_from_its_own_start(client: Client) -> None:
+    large = _head("A: " + "a" * 10_000)
+    client.send(large + large)
+    await client.echo()
+    await client.echo()
+    client.send(large[:9_000])
+    await asyncio.sleep(0.05)
+    client.send(large[9_000:])
+    await client.echo()
+
+
+async def test_giant_trailers_are_431(client: Client) -> None:
+    client.send(CHUNKED + b"2\r\nab\r\n0\r\nA: " + b"a" * 1_000_000)
+    await client.refusal(431)
+
+
+async def test_many_trailers_are_431(client: Client) -> None:
+    client.send(CHUNKED + b"0\r\n" + b"A: b\r\n" * 64 + b"\r\n")
+    await client.refusal(431)
+
+
+async def test_trailers_are_no_headers(client: Client) -> None:
+    client.send(CHUNKED + b"2\r\nab\r\n0\r\nAuthorization: Bearer x\r\n\r\n")
+    assert await client.echo() == {"path": "/", "length": 2, "headers": ["transfer-encoding"]}
+
+
+async def test_a_giant_chunk_extension_is_431(client: Client) -> None:
+    client.send(CHUNKED + b"2;" + b"a" * 1_000_000)
+    await client.refusal(431)
+
+
+async def test_endless_empty_lines_are_431(client: Client) -> None:
+    client.send(b"\r\n" * 10_000)
+    await client.refusal(431)
+
+
+# The time of the headers
+
+
+async def test_a_trickled_header_is_408(client: Client) -> None:
+    await client.trickle(b"GET / HTTP/1.1\r\nA: ", 0.6)
+    problem = await client.refusal(408)
+    assert problem["type"] == "/problems/request-timeout"
+
+
+async def test_headers_that_stop_are_408(client: Client) -> None:
+    client.send(b"GET / HT")
+    await client.refusal(408)
+
+
+@pytest.mark.parametrize("nothing", [b"", b"\r\n"])
+async def test_a_connection_without_a_request_is_closed_in_silence(
+    client: Client, nothing: bytes
+) -> None:
+    client.send(nothing)
+    began = time.monotonic()
+    assert await client.rest() == b""
+    assert 0.2 < time.monotonic() - began < 1
+
+
+async def test_a_second_request_that_trickles_is_408(client: Client) -> None:
+    client.send(_head())
+    await client.echo()
+    await asyncio.sleep(0.5)  # Idle for longer than the headers may take: allowed.
+    await client.trickle(b"GET / HTTP/1.1\r\nA: ", 0.6)
+    await client.refusal(408)
+
+
+async def test_an_idle_connection_is_closed_in_silence(start: Start) -> None:
+    client = await (await start(keep_alive_seconds=0.2)).connect()
+    client.send(_head())
+    await client.echo()
+    assert await client.rest() == b""
+
+
+async def test_headers_in_pieces_but_in_time_pass(client: Client) -> None:
+    for _ in range(3):
+        await client.trickle(_head("A: b"), 0.15)
+        await client.echo()
+
+
+# The time of the body
+
+
+async def test_a_trickled_body_is_408_and_the_application_sees_a_disconnect(
+    running: Running, client: Client
+) -> None:
+    client.send(_post(b"")[:-5] + b"20\r\n\r\n")
+    await client.trickle(b"abcdefgh", 0.6)
+    await client.refusal(408)
+    assert running.app.seen == ["disconnect"]
+
+
+async def test_a_body_in_pieces_but_in_time_passes_and_the_connection_lives(
+    client: Client,
+) -> None:
+    for _ in range(3):
+        client.send(_post(b"abcdef")[:-6])
+        await client.trickle(b"abcdef", 0.1)
+        assert (await client.echo())["length"] == 6
+
+
+async def test_a_late_body_after_the_answer_began_cuts_it(running: Running, client: Client) -> None:
+    client.send(_post(b"ab", "/begun")[:-1])
+    answer = await client.rest()
+    assert answer.count(b"HTTP/1.1") == 1
+    assert answer.endswith(b"5\r\nbegun\r\n")
+    assert running.app.seen == ["disconnect"]
+
+
+async def test_a_late_body_that_the_server_asked_for_is_408(client: Client) -> None:
+    client.send(_head("Content-Length: 2", "Expect: 100-continue", line="POST / HTTP/1.1"))
+    assert await client.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+    await client.refusal(408)
+
+
+async def test_a_pipelined_body_that_is_late_waits_for_the_answers_before_it(
+    running: Running, client: Client
+) -> None:
+    client.send(_head(line="GET /slow HTTP/1.1") + _post(b"ab", "/second")[:-1])
+    assert (await client.echo())["path"] == "/slow"
+    await client.refusal(408)
+    assert [scope["path"] for scope in running.app.scopes] == ["/slow"]
+
+
+async def test_a_request_in_one_piece_makes_no_timer(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    for name in ("_expect_head", "_expect_body"):
+        monkeypatch.setattr(LimitedProtocol, name, lambda _, name=name: made.append(name))
+    client = await (await start()).connect()
+    for _ in range(3):
+        client.send(_post(b"b" * 1_000))
+        await client.echo()
+    assert made == ["_expect_head"]  # The one that the connection began with.
+
+
+# An answer before the body
+
+
+async def test_an_answer_before_the_body_is_the_last_and_reaches_the_client(
+    running: Running, client: Client
+) -> None:
+    client.send(_post(b"b" * 20_000_000, "/early"))
+    status, headers, body = await client.answer()
+    assert (status, headers["connection"], body) == (401, "close", b"no key")
+    await running.no_connections()
+    assert running.app.seen == []
+
+
+async def test_an_answer_before_a_body_that_never_comes_is_closed_after_it(
+    client: Client,
+) -> None:
+    client.send(_post(b"ab", "/early")[:-2])
+    assert (await client.answer())[1]["connection"] == "close"
+    assert await client.rest() == b""
+
+
+async def test_a_client_that_keeps_its_side_open_is_closed_after_a_second(
+    running: Running, client: Client
+) -> None:
+    client.send(_post(b"ab", "/early")[:-2])
+    await client.answer()
+    await running.no_connections()
+
+
+async def test_an_answer_after_the_whole_body_keeps_the_connection(client: Client) -> None:
+    for _ in range(2):
+        client.send(_post(b"ab", "/early"))
+        assert "connection" not in (await client.answer())[1]
+
+
+# A client that does not read
+
+
+async def test_a_client_that_takes_nothing_of_its_answer_is_cut_off(
+    running: Running, client: Client
+) -> None:
+    client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    client.send(_head(line="GET /large HTTP/1.1"))
+    await asyncio.sleep(0.2)
+    assert running.server.server_state.connections
+    await running.no_connections()
+
+
+async def test_a_client_that_takes_nothing_before_the_close_is_cut_off(
+    running: Running, client: Client
+) -> None:
+    client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    client.send(_head("Connection: close", line="GET /large HTTP/1.1"))
+    await asyncio.sleep(0.2)
+    assert running.server.server_state.connections
+    await running.no_connections()
+
+
+async def test_a_slow_reader_gets_its_answer(client: Client) -> None:
+    client.send(_head("Connection: close", line="GET /large HTTP/1.1"))
+    received = 0
+    while piece := await client.reader.read(1024 * 1024):
+        received += len(piece)
+        await asyncio.sleep(0.005)
+    assert received > LARGE
+
+
+# What does not parse
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"hello\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
+        b"GET / HTTP/1.1\r\n : b\r\n\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: x\r\n\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"CONNECT a:1 HTTP/1.1\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        "GET /é HTTP/1.1\r\n\r\n".encode(),
+        "GET /?é HTTP/1.1\r\n\r\n".encode(),
+        b"GET http://[ HTTP/1.1\r\n\r\n",
+        b"GET a:1 HTTP/1.1\r\n\r\n",
+        b"GET http://a:99999/ HTTP/1.1\r\n\r\n",
+    ],
+)
+async def test_what_does_not_parse_is_400(client: Client, garbage: bytes) -> None:
+    client.send(garbage)
+    problem = await client.refusal(400)
+    assert problem["type"] == "/problems/malformed-request"
+
+
+async def test_a_body_that_does_not_parse_is_400(running: Running, client: Client) -> None:
+    client.send(CHUNKED)
+    await asyncio.sleep(0.05)
+    client.send(b"no size\r\n")
+    await client.refusal(400)
+    assert running.app.seen == ["disconnect"]
+
+
+@pytest.mark.parametrize(
+    ("address", "path"),
+    [
+        ("//[", "//["),
+        ("/%ff", "/\ufffd"),
+        ("http://a", "/"),
+        ("http://a?b", "/"),
+        ("http://a/b?c", "/b"),
+        ("*", "*"),
+    ],
+)
+async def test_an_odd_address_that_parses_reaches_the_application(
+    client: Client, address: str, path: str
+) -> None:
+    client.send(_head(line=f"OPTIONS {address} HTTP/1.1"))
+    assert (await client.echo())["path"] == path
+
+
+# Pipelines and upgrades
+
+
+async def test_pipelined_requests_are_answered_in_order(client: Client) -> None:
+    client.send(
+        _head(line="GET /slow HTTP/1.1") + _post(b"two", "/2") + _head(line="GET /3 HTTP/1.1")
+    )
+    assert [(await client.echo())["path"] for _ in range(3)] == ["/slow", "/2", "/3"]
+
+
+async def test_a_pipelined_request_that_stops_in_its_headers_is_408(client: Client) -> None:
+    client.send(_head(line="GET /1 HTTP/1.1") + b"GET /2 HT")
+    assert (await client.echo())["path"] == "/1"
+    await client.refusal(408)
+
+
+async def test_a_thousand_upgrades_in_a_pipeline_are_answered(client: Client) -> None:
+    client.send(_head("Connection: Upgrade", "Upgrade: websocket") * 1_000)
+    for _ in range(1_000):
+        await client.echo()
+
+
+async def test_garbage_after_a_request_does_not_take_its_answer(client: Client) -> None:
+    client.send(_head(line="GET /slow HTTP/1.1") + b"garbage\r\n\r\n")
+    assert (await client.echo())["path"] == "/slow"
+    await client.refusal(400)
+
+
+@pytest.mark.parametrize("protocol", ["websocket", "h2c"])
+async def test_an_upgrade_is_ignored(client: Client, protocol: str) -> None:
+    upgrade = ("Connection: Upgrade", f"Upgrade: {protocol}")
+    body = b"GET /smuggled HTTP/1.1\r\n\r\n"
+    post = _head(*upgrade, f"Content-Length: {len(body)}", line="POST /2 HTTP/1.1") + body
+    client.send(_head(*upgrade, line="GET /1?q HTTP/1.1") + post + _head(line="GET /3 HTTP/1.1"))
+    answers = [await client.echo() for _ in range(3)]
+    assert [(answer["path"], answer["length"]) for answer in answers] == [
+        ("/1", 0),
+        ("/2", len(body)),
+        ("/3", 0),
+    ]
+    client.send(post[:-5])
+    await asyncio.sleep(0.05)
+    client.send(post[-5:])
+    assert (await client.echo())["length"] == len(body)
+
+
+# The end
+
+
+async def test_nothing_is_left_of_a_connection(running: Running) -> None:
+    for sent in (b"", b"GET / HT", _head(), _post(b"ab")[:-1], _post(b"ab", "/early")[:-1]):
+        client = await running.connect()
+        client.send(sent)
+        await asyncio.sleep(0.05)
+        client.writer.transport.abort()
+    await running.no_connections()
+    gc.collect()
+    assert [
+        one
+        for one in gc.get_objects()
+        if isinstance(one, LimitedProtocol) and (one._timer or one._write_timer)
+    ] == []
+    await asyncio.sleep(0.4)
+    gc.collect()
+    assert [one for one in gc.get_objects() if isinstance(one, LimitedProtocol)] == []
+
+
+async def test_a_drain_serves_on_then_finishes_what_runs(start: Start) -> None:
+    running = await start(shutdown_delay_seconds=0.5)
+    idle = await running.connect()
+    idle.send(_head())
+    await idle.echo()
+    running.server.begin_shutdown()
+    assert running.app.draining
+    await asyncio.sleep(0.2)
+    late = await running.connect()
+    for client in (idle, late):
+        client.send(_head())
+        await client.echo()
+    await asyncio.sleep(0.15)
+    busy = await running.connect()
+    busy.send(_head(line="GET /slow HTTP/1.1"))
+    began = time.monotonic()
+    assert await idle.rest() == b""
+    assert time.monotonic() - began < 0.4
+    assert (await busy.echo())["path"] == "/slow"
+    await running.task
+    assert running.app.stopped
+    with pytest.raises(OSError, match="refused"):
+        await running.connect()
+
+
+async def test_a_second_call_skips_the_delay(start: Start) -> None:
+    running = await start(shutdown_delay_seconds=60.0)
+    running.server.begin_shutdown()
+    running.server.begin_shutdown()
+    async with asyncio.timeout(2):
+        await running.task
+    assert running.app.stopped
+
+
+async def test_a_port_that_is_taken_is_named(running: Running) -> None:
+    settings = msgspec.structs.replace(SETTINGS, http_port=running.server.port)
+    with pytest.raises(config.SettingsError, match=f"{running.server.port}.*PAYMENTS_HTTP_PORT"):
+        await Server(App(), settings).serve()
+
+
+# A process of its own, for signals and the exit status
+
+SCRIPT = """
+import logging, sys
+sys.path.insert(0, {tests!r})
+logging.basicConfig(level="INFO", format="%(message)s")
+from msgspec.structs import replace
+from test_server import App, SETTINGS, run
+sys.exit(run(App(), replace(SETTINGS, **{changes!r})))
+"""
+
+
+def _process(**changes: Any) -> subprocess.Popen[str]:
+    here = Path(__file__).parent
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT.format(tests=str(here), changes=changes)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(here.parent)},
+    )
+
+
+def _listening(process: subprocess.Popen[str]) -> int:
+    assert process.stderr is not None
+    for line in process.stderr:
+        if found := re.search(r"Listening on .*port (\d+)", line):
+            time.sleep(0.2)
+            return int(found[1])
+    raise AssertionError("the server did not start")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains_and_the_process_exits_0(number: signal.Signals) -> None:
+    process = _process(shutdown_delay_seconds=0.5)
+    port = _listening(process)
+    process.send_signal(number)
+    time.sleep(0.2)
+    with socket.create_connection(("127.0.0.1", port), timeout=2) as served:
+        served.sendall(_head())
+        assert served.recv(1000).startswith(b"HTTP/1.1 200")
+    _, log = process.communicate(timeout=5)
+    assert process.returncode == 0
+    assert "Draining for 0.5 s" in log
+    assert "Traceback" not in log
+
+
+def test_a_second_signal_skips_the_delay_and_a_third_waits_for_nothing() -> None:
+    process = _process(shutdown_delay_seconds=60.0, shutdown_timeout_seconds=60.0)
+    port = _listening(process)
+    with socket.create_connection(("127.0.0.1", port)) as hanging:
+        hanging.sendall(_post(b"ab")[:-1])
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=5)
+    assert process.returncode == 1
+
+
+def test_a_port_that_is_taken_ends_the_process_in_one_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert run(App(), msgspec.structs.replace(SETTINGS, http_port=port)) == 1
+    (record,) = caplog.records
+    assert record.exc_info is None
+    assert record.getMessage().startswith(
+        f"cannot listen on 127.0.0.1, port {port}"
+        " (PAYMENTS_HTTP_HOST, PAYMENTS_HTTP_PORT): Address already in use"
+    )
