@@ -1,0 +1,89 @@
+# Every verb of this repository; the pipeline calls the same ones. Bare `make` lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+MAKEFLAGS += --no-print-directory
+
+PORT ?= 8000
+METRICS_PORT ?= 9464
+
+# Nothing is written outside the checkout, unless the caller names a cache to share.
+export XDG_CACHE_HOME ?= $(CURDIR)/.cache
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PYTHONUNBUFFERED := 1
+
+# Tools are called from api/, where their settings are.
+BIN := ../.venv/bin
+LOCKS := api/requirements.lock api/requirements-dev.lock
+STAMP := .venv/installed
+
+# A virtual environment has its own path in its scripts: in a copied or moved checkout it is made anew.
+ifneq ($(CURDIR),$(shell cat $(STAMP) 2>/dev/null))
+.PHONY: $(STAMP)
+endif
+
+.PHONY: help
+help: ## Lists the verbs
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: $(STAMP) ## Installs everything into .venv, from the lock files, with hashes checked
+
+$(STAMP): $(LOCKS)
+	@api/laptop/install $@
+
+# The launcher ends with make, however make ends.
+DIE_WITH_MAKE := $(if $(shell command -v setpriv),setpriv --pdeathsig TERM)
+
+.PHONY: run
+run: $(STAMP) ## Serves on http://127.0.0.1:8000 with a PostgreSQL of its own (PORT=, METRICS_PORT=)
+	@cd api && exec $(DIE_WITH_MAKE) $(BIN)/python -m laptop --port '$(PORT)' --metrics-port '$(METRICS_PORT)'
+
+.PHONY: test
+test: system-packages lint types migrations-lint unit ## Checks everything: style, types, migrations, all tests
+
+.PHONY: lint
+lint: $(STAMP) ## Checks the style (ruff)
+	cd api && $(BIN)/ruff check && $(BIN)/ruff format --check
+
+.PHONY: format
+format: $(STAMP) ## Brings the code into the style (ruff)
+	cd api && $(BIN)/ruff check --fix && $(BIN)/ruff format
+
+.PHONY: types
+types: $(STAMP) ## Checks the types (mypy, strict)
+	cd api && $(BIN)/mypy
+
+.PHONY: migrations-lint
+migrations-lint: $(STAMP) ## Checks that migrations are safe on a live database (squawk)
+	cd api && $(BIN)/squawk migrations/[0-9]*.sql
+
+# A browser writes into its user's home directory.
+BROWSER_HOME := $(XDG_CACHE_HOME)/home
+
+# Two workers are what the smallest machine of the pipeline has cores for.
+.PHONY: unit
+unit: $(STAMP) ## Runs the test suite on a real PostgreSQL and prints the branch coverage
+	cd api && $(BIN)/coverage erase
+	@mkdir -p '$(BROWSER_HOME)'
+	cd api && HOME='$(BROWSER_HOME)' $(BIN)/coverage run -m pytest -n 2
+	cd api && $(BIN)/coverage combine --quiet && $(BIN)/coverage report
+
+.PHONY: system-packages
+system-packages: ## Installs the browser that a test drives, as root on Debian; else says what is missing
+	@api/laptop/system_packages
+
+UV_COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+  --generate-hashes --no-emit-index-url --no-header --system-certs
+
+.PHONY: lock
+lock: $(STAMP) ## Resolves the dependencies anew and writes both lock files
+	cd api && $(UV_COMPILE) --output-file requirements.lock pyproject.toml
+	cd api && $(UV_COMPILE) --extra dev -c requirements.lock --output-file requirements-dev.lock pyproject.toml
+
+.PHONY: clean
+clean: ## Removes what can be made again; .data, with the database, stays
+	rm -rf .venv .tools .cache api/.mypy_cache api/.pytest_cache api/.ruff_cache api/.hypothesis api/.coverage*
