@@ -18,8 +18,9 @@ PAGE = """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Payments API</title>
-<link rel="icon" href="/docs/favicon-32x32.png">
+<link rel="icon" href="/docs/favicon.svg">
 <link rel="stylesheet" href="/docs/swagger-ui.css">
+<link rel="stylesheet" href="/docs/page.css">
 </head>
 <body>
 <div id="page"></div>
@@ -35,23 +36,67 @@ START = """SwaggerUIBundle({
   deepLinking: true,
   tryItOutEnabled: true,
   displayRequestDuration: true,
+  defaultModelsExpandDepth: 0,
   persistAuthorization: false,
   validatorUrl: null,
 });
 """
 
-# Swagger UI sets style attributes; nothing on the page comes from, or goes to, another place.
+STYLE = """:root { color-scheme: light; }
+body { margin: 0; background: #fff; }
+.swagger-ui .wrapper { max-width: 1100px; }
+.swagger-ui .info { margin: 40px 0 24px; }
+.swagger-ui .info .title small.version-stamp { display: none; }
+.swagger-ui .info .renderedMarkdown { max-width: 760px; }
+.swagger-ui .info .renderedMarkdown p, .swagger-ui .info li { line-height: 1.5; }
+.swagger-ui .info .renderedMarkdown td { padding: 4px 24px 4px 0; }
+.swagger-ui .renderedMarkdown table { width: auto; }
+.swagger-ui .json-schema-2020-12-keyword--description :is(th, td):nth-child(n):nth-child(n) {
+  padding: 4px 16px 4px 0; /* named twice to weigh more than Swagger UI's own rule */
+}
+.swagger-ui .json-schema-2020-12-keyword--description td:first-child { white-space: nowrap; }
+.swagger-ui .renderedMarkdown code, .swagger-ui .info code {
+  color: #1f2937; background: #f1f3f5; padding: 1px 4px; font-size: 0.92em; font-weight: 500;
+}
+.swagger-ui .scheme-container {
+  box-shadow: none; border-bottom: 1px solid #e4e7eb; padding: 12px 0;
+}
+.swagger-ui .auth-btn-wrapper { gap: 8px; }
+.swagger-ui .auth-container input[type=text] { width: 100%; max-width: 30em; }
+.swagger-ui .opblock.opblock-deprecated { opacity: 0.8; }
+.swagger-ui .opblock.opblock-deprecated .opblock-summary-method { background: #6b7280; }
+.swagger-ui .opblock-body .body-param__text { min-height: 150px; }
+/* There is one server, this one; the licence is no reader's question; links are for programs. */
+.swagger-ui .scheme-container .servers-title, .swagger-ui .scheme-container .servers,
+.swagger-ui .info__license, .swagger-ui .response-col_links { display: none; }
+/* All failures have one media type and the same headers, which the text above tells. */
+.swagger-ui .response:not([data-code^="2"]) .response-control-media-type,
+.swagger-ui .response:not([data-code^="2"]) .headers-wrapper { display: none; }
+.swagger-ui .response:not([data-code^="2"]) .response-controls { padding-top: 0; }
+"""
+
+ICON = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32">
+<rect width="32" height="32" rx="7" fill="#14532d"/>
+<path d="M7 12h18M7 17h18v5H7z" fill="none" stroke="#fff" stroke-width="3"/>
+</svg>
+"""
+
+# Nothing on the page comes from, or goes to, another place.
 CONTENT_SECURITY_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline';"
-    " img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none';"
-    " frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;"
+    " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
-ASSETS = {
-    "swagger-ui.css": "text/css; charset=utf-8",
-    "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
-    "favicon-32x32.png": "image/png",
+JAVASCRIPT = "text/javascript; charset=utf-8"
+CSS = "text/css; charset=utf-8"
+
+OWN_ASSETS = {
+    "favicon.svg": ("image/svg+xml", ICON),
+    "page.css": (CSS, STYLE),
+    "start.js": (JAVASCRIPT, START),
 }
+
+PACKAGE_ASSETS = {"swagger-ui.css": CSS, "swagger-ui-bundle.js": JAVASCRIPT}
 
 
 @cache
@@ -64,8 +109,9 @@ def openapi() -> bytes:
 def _asset(name: str) -> bytes:
     # Found, not imported: the package is wanted for its files alone.
     spec = find_spec("swagger_ui")
-    assert spec is not None and spec.submodule_search_locations
-    return (Path(spec.submodule_search_locations[0]) / "static" / name).read_bytes()
+    if spec is None or spec.origin is None:
+        raise FileNotFoundError("the package swagger-ui-py is not installed")
+    return (Path(spec.origin).parent / "static" / name).read_bytes()
 
 
 async def answer_openapi(request: Request, response: Response, client: str) -> None:
@@ -83,12 +129,11 @@ async def answer_page(request: Request, response: Response, client: str) -> None
 
 async def answer_asset(request: Request, response: Response, client: str, asset: str) -> None:
     """Answers with one of the page's files."""
-    if asset == "start.js":
-        response.content_type = "text/javascript; charset=utf-8"
-        response.text = START
-        return
-    if asset not in ASSETS:
+    if asset in OWN_ASSETS:
+        response.content_type, response.text = OWN_ASSETS[asset]
+    elif asset in PACKAGE_ASSETS:
+        response.content_type = PACKAGE_ASSETS[asset]
+        response.set_header("Cache-Control", "public, max-age=3600")
+        response.data = await asyncio.to_thread(_asset, asset)
+    else:
         raise NotFound("The docs page has no such file.")
-    response.content_type = ASSETS[asset]
-    response.set_header("Cache-Control", "public, max-age=3600")
-    response.data = await asyncio.to_thread(_asset, asset)

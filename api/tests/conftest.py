@@ -1,0 +1,285 @@
+"""What tests share: one PostgreSQL a session, a database of their own, and a real server on it."""
+
+import asyncio
+import json
+import shutil
+import tempfile
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any, Protocol
+
+import asyncpg
+import httpx
+import msgspec
+import pytest
+import uvloop
+
+from laptop.postgres import Cluster
+from payments import auth, config, migrate
+from payments.app import Application
+from payments.server import Server
+
+TEMPLATE = "payments_template"
+CLIENT = "shop"
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The event loop that the service runs on."""
+    return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A PostgreSQL with the migrated template database."""
+    with tempfile.TemporaryDirectory(
+        dir=_fast_directory(), ignore_cleanup_errors=True
+    ) as directory:
+        cluster = Cluster(Path(directory) / "data")
+        cluster.start()
+        try:
+            asyncio.run(_make_template(cluster))
+            yield cluster
+        finally:
+            cluster.stop()
+
+
+def _fast_directory() -> str | None:
+    """Returns a directory in memory if there is a large one: a copy of a database costs a tenth."""
+    memory = Path("/dev/shm")  # noqa: S108 - a directory of its own is made in it
+    large = memory.is_dir() and shutil.disk_usage(memory).free > 2 * 1024**3
+    return str(memory) if large else None
+
+
+async def _make_template(cluster: Cluster) -> None:
+    connection = await asyncpg.connect(cluster.url("postgres", "postgres"))
+    await connection.execute(f"CREATE DATABASE {TEMPLATE}")
+    await connection.close()
+    await migrate.apply_roles(cluster.url(TEMPLATE, "postgres"))
+    await migrate.migrate(cluster.url(TEMPLATE, "payments_migrator"))
+
+
+class Database:
+    """A test's own database."""
+
+    def __init__(self, cluster: Cluster, name: str) -> None:
+        self.cluster = cluster
+        self.name = name
+
+    def url(self, user: str = "payments_app") -> str:
+        """Returns the URL for a role."""
+        return self.cluster.url(self.name, user)
+
+    @asynccontextmanager
+    async def connect(self, user: str = "postgres") -> AsyncIterator[asyncpg.Connection]:
+        """Lends a connection of its own."""
+        connection = await asyncpg.connect(self.url(user))
+        try:
+            yield connection
+        finally:
+            await connection.close()
+
+    async def fetch(self, sql: str, *arguments: Any) -> list[asyncpg.Record]:
+        """Runs one statement as the administrator."""
+        async with self.connect() as connection:
+            return await connection.fetch(sql, *arguments)
+
+    @asynccontextmanager
+    async def away(self) -> AsyncIterator[None]:
+        """Ends all connections to the database, and has it refuse new ones."""
+        administrator = await asyncpg.connect(self.cluster.url("postgres", "postgres"))
+        try:
+            await administrator.execute(f"ALTER DATABASE {self.name} ALLOW_CONNECTIONS false")
+            await administrator.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = $1",
+                self.name,
+            )
+            yield
+        finally:
+            await administrator.execute(f"ALTER DATABASE {self.name} ALLOW_CONNECTIONS true")
+            await administrator.close()
+
+    async def key(self, client: str = CLIENT, scopes: tuple[str, ...] = auth.SCOPES) -> str:
+        """Makes a key."""
+        async with self.connect() as connection:
+            return await auth.create_key(connection, client, scopes)
+
+
+_numbers = count(1)
+
+
+@asynccontextmanager
+async def copy(cluster: Cluster) -> AsyncIterator[Database]:
+    """Lends a copy of the template."""
+    name = f"test_{next(_numbers)}"
+    administrator = await asyncpg.connect(cluster.url("postgres", "postgres"))
+    await administrator.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY wal_log")
+    # Privileges on a database are not copied with it.
+    await administrator.execute(f"ALTER DATABASE {name} OWNER TO payments_owner")
+    try:
+        yield Database(cluster, name)
+    finally:
+        await administrator.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        await administrator.close()
+
+
+@pytest.fixture
+async def database(cluster: Cluster) -> AsyncIterator[Database]:
+    """A database of the test's own."""
+    async with copy(cluster) as database:
+        yield database
+
+
+def settings_for(database: Database, **changes: Any) -> config.Settings:
+    """Returns settings for a server that ends at once."""
+    return config.check(
+        config.Settings(
+            **{
+                "database_url": database.url(),
+                "http_host": "127.0.0.1",
+                "http_port": 0,
+                "shutdown_delay_seconds": 0,
+                "shutdown_timeout_seconds": 5,
+                **changes,
+            }
+        )
+    )
+
+
+@asynccontextmanager
+async def serve(settings: config.Settings) -> AsyncIterator[str]:
+    """Runs the service in this process on a free port; gives its URL."""
+    server = Server(Application(settings), settings)
+    task = asyncio.create_task(server.serve())
+    try:
+        while not server.started:
+            if task.done():
+                await task
+                raise RuntimeError("the server ended before it started")
+            await asyncio.sleep(0.005)
+        yield f"http://127.0.0.1:{server.port}"
+    finally:
+        server.begin_shutdown()
+        await task
+
+
+class Serve(Protocol):
+    """Starts a server on the test's database, with other settings if need be; gives its URL."""
+
+    def __call__(self, **changes: Any) -> Awaitable[str]: ...
+
+
+@pytest.fixture
+async def start(database: Database) -> AsyncIterator[Serve]:
+    """Starts servers that end with the test."""
+    async with AsyncExitStack() as stack:
+
+        async def start(**changes: Any) -> str:
+            return await stack.enter_async_context(serve(settings_for(database, **changes)))
+
+        yield start
+
+
+class Api:
+    """A client of the service that holds a key."""
+
+    def __init__(self, url: str, key: str) -> None:
+        self.url = url
+        self.key = key
+        # Without TLS there is nothing to verify, and loading the certificates takes 80 ms.
+        self.http = httpx.AsyncClient(
+            base_url=url,
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=30,
+            verify=False,  # noqa: S501
+            trust_env=False,
+        )
+
+    async def create(self, body: Any, **headers: str) -> httpx.Response:
+        """Sends a JSON value to `POST /v1/payments`; `_` in a header's name is `-`."""
+        return await self.send("POST", "/v1/payments", json.dumps(body), **headers)
+
+    async def send(
+        self, method: str, path: str, content: str | bytes | None = None, **headers: str
+    ) -> httpx.Response:
+        """Sends a body as it is, as JSON unless a header says otherwise."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        if content is not None:
+            named.setdefault("Content-Type", "application/json")
+        return await self.http.request(method, path, content=content, headers=named)
+
+    async def payment(self, payment: Any = 10, data: Any = None) -> dict[str, Any]:
+        """Makes a payment and returns it."""
+        answer = await self.create({"payment": payment, "data": data})
+        assert answer.status_code == 201, answer.text
+        made: dict[str, Any] = msgspec.json.decode(answer.content)
+        return made
+
+
+@asynccontextmanager
+async def client(url: str, key: str) -> AsyncIterator[Api]:
+    """Lends a client."""
+    api = Api(url, key)
+    async with api.http:
+        yield api
+
+
+@pytest.fixture
+async def api(start: Serve, database: Database) -> AsyncIterator[Api]:
+    """A running service, and a client with all scopes."""
+    async with client(await start(), await database.key()) as api:
+        yield api
+
+
+@pytest.fixture(scope="session")
+def shared_service(cluster: Cluster) -> Iterator[tuple[str, str, Database]]:
+    """A service that runs in a thread as long as the tests do: its URL, a key and its database."""
+    started: Future[tuple[str, str, Database]] = Future()
+    ended = threading.Event()
+
+    async def run() -> None:
+        async with copy(cluster) as database, serve(settings_for(database)) as url:
+            started.set_result((url, await database.key(), database))
+            await asyncio.to_thread(ended.wait)
+
+    with ThreadPoolExecutor(1) as executor, asyncio.Runner(loop_factory=uvloop.new_event_loop) as r:
+        running = executor.submit(r.run, run())
+        yield started.result(timeout=30)
+        ended.set()
+        running.result()
+
+
+@pytest.fixture
+async def shared(shared_service: tuple[str, str, Database]) -> AsyncIterator[Api]:
+    """A service for tests that look at nothing but the answers that they get: starts in no time."""
+    async with client(*shared_service[:2]) as api:
+        yield api
+
+
+def problem(answer: httpx.Response, status: int, kind: str) -> dict[str, Any]:
+    """Checks that an answer is this problem, whole, and returns it."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    body: dict[str, Any] = answer.json()
+    assert body["type"] == f"/problems/{kind}"
+    assert body["status"] == status
+    assert body["title"]
+    assert body["detail"]
+    assert body["request_id"] == answer.headers["X-Request-Id"]
+    return body
+
+
+async def waits_for_a_lock(database: Database) -> None:
+    """Returns once somebody waits for a lock in the database."""
+    async with asyncio.timeout(5):
+        while not await database.fetch("SELECT FROM pg_locks WHERE NOT granted"):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+API_DIRECTORY = Path(__file__).parent.parent
+Report = Callable[[str], None]

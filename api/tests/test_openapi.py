@@ -1,0 +1,583 @@
+"""`openapi.yaml` and the code say the same, and every answer that it documents is really given."""
+
+import asyncio
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import falcon.asgi
+import httpx
+import msgspec
+import pytest
+from openapi_schema_validator import OAS31Validator, oas31_format_checker
+from openapi_spec_validator import validate
+
+from payments import config, docs, errors, handlers, models
+from payments.app import Application, IdConverter, Route
+from tests.conftest import Api, Database, Serve
+
+Json = dict[str, Any]
+
+SPEC: Json = msgspec.json.decode(docs.openapi())
+SETTINGS = config.Settings(database_url="postgresql://nobody@/nowhere?host=/nowhere")
+SUCCESSES = {"200", "201", "204"}
+PROBLEMS = "#/components/schemas/Problem"
+
+# A request that does not arrive takes long; test_server.py waits for it. No way is known to make
+# the service fail by itself.
+NOT_PROVOKED = {"408", "500"}
+
+
+def follow(node: Json) -> Json:
+    """Returns what a `$ref` names, with what stands beside it."""
+    if "$ref" not in node:
+        return node
+    target: Json = SPEC
+    for name in node["$ref"].removeprefix("#/").split("/"):
+        target = target[name]
+    return follow(target) | {name: value for name, value in node.items() if name != "$ref"}
+
+
+class Operation(NamedTuple):
+    """A route and what the document says of it."""
+
+    route: Route
+    path: str
+    document: Json
+    parameters: list[Json]
+
+    @property
+    def responses(self) -> dict[str, Json]:
+        """All answers, by status."""
+        return {status: follow(answer) for status, answer in self.document["responses"].items()}
+
+    @property
+    def success(self) -> str:
+        """The status of a request that is right."""
+        [status] = SUCCESSES & self.responses.keys()
+        return status
+
+    @property
+    def request_examples(self) -> list[Any]:
+        """The bodies that are shown; None where there is none."""
+        body = follow(self.document.get("requestBody", {}))
+        return [example for media in body.get("content", {}).values() for example in shown(media)]
+
+    def names(self, place: str) -> set[str]:
+        """The names of the parameters in `path`, `query` or `header`."""
+        return {parameter["name"] for parameter in self.parameters if parameter["in"] == place}
+
+
+def shown(holder: Json) -> list[Any]:
+    """Returns the examples of a body, a parameter or a header."""
+    several = [follow(example)["value"] for example in holder.get("examples", {}).values()]
+    return several + ([holder["example"]] if "example" in holder else [])
+
+
+def plain(route: Route) -> str:
+    """Returns a route's address without converters, as the document has it."""
+    return re.sub(r":\w+", "", route.path)
+
+
+def operations() -> Iterator[Operation]:
+    """Joins the routes and the document."""
+    for route in Application(SETTINGS).routes:
+        item = SPEC["paths"][plain(route)]
+        document = item[route.method.lower()]
+        parameters = [*item.get("parameters", []), *document.get("parameters", [])]
+        yield Operation(route, plain(route), document, [follow(one) for one in parameters])
+
+
+OPERATIONS = {operation.document["operationId"]: operation for operation in operations()}
+
+each_operation = pytest.mark.parametrize("name", OPERATIONS)
+
+
+def check_value(value: Any, schema: Json) -> None:
+    """Checks a value against a schema of the document."""
+    # The schema's references start at the root, and so the components are there.
+    root = {**schema, "components": SPEC["components"]}
+    OAS31Validator(root, format_checker=oas31_format_checker).validate(value)
+
+
+def check_answer(operation: Operation, answer: httpx.Response, status: str) -> None:
+    """Checks that an answer is what the document says of this status."""
+    assert str(answer.status_code) == status, answer.text
+    documented = operation.responses[status]
+    for name, reference in documented.get("headers", {}).items():
+        header = follow(reference)
+        value = answer.headers.get(name)
+        assert value is not None or not header.get("required"), f"no {name}"
+        if value is not None:
+            number = header["schema"]["type"] == "integer"
+            check_value(int(value) if number else value, header["schema"])
+    content = documented.get("content")
+    if content is None:
+        assert answer.content == b""
+        return
+    media_type = answer.headers["Content-Type"].partition(";")[0]
+    schema = content[media_type]["schema"]
+    check_value(json.loads(answer.content) if "json" in media_type else answer.text, schema)
+
+
+# The document by itself
+
+
+def test_the_document_is_valid_openapi_3_1() -> None:
+    assert SPEC["openapi"].startswith("3.1.")
+    validate(SPEC)
+
+
+def test_every_reference_is_used_and_every_component_referred_to() -> None:
+    names = {
+        f"#/components/{kind}/{name}"
+        for kind, components in SPEC["components"].items()
+        if kind != "securitySchemes"
+        for name in components
+    }
+    used = set(re.findall(r'"(#/components/[^"]+)"', json.dumps(SPEC)))
+    # It is no operation's answer, but the answer to a method that is no operation.
+    assert names - used == {"#/components/responses/MethodNotAllowed"}
+    assert used <= names
+
+
+@each_operation
+def test_an_operation_is_described(name: str) -> None:
+    operation = OPERATIONS[name]
+    assert operation.document["summary"]
+    assert operation.document["description"]
+    [tag] = operation.document["tags"]
+    assert tag in {known["name"] for known in SPEC["tags"]}
+    bodies = [
+        media
+        for answer in operation.responses.values()
+        for media in answer.get("content", {}).values()
+    ]
+    assert all(shown(media) for media in bodies)
+    assert operation.success == "204" or any(
+        shown(media) for media in operation.responses[operation.success]["content"].values()
+    )
+    assert "requestBody" not in operation.document or operation.request_examples
+
+
+def examples() -> Iterator[tuple[str, Any, Json]]:
+    """Finds every example, its place and its schema."""
+
+    def walk(node: Any, place: str) -> Iterator[tuple[str, Any, Json]]:
+        if isinstance(node, list):
+            node = {str(number): value for number, value in enumerate(node)}
+        if isinstance(node, dict):
+            if "schema" in node:
+                for number, example in enumerate(shown(node)):
+                    yield f"{place} {number}", example, node["schema"]
+            for name, value in node.items():
+                yield from walk(value, f"{place}/{name}")
+
+    yield from walk(SPEC, "")
+
+
+EXAMPLES = {place: (example, schema) for place, example, schema in examples()}
+
+
+@pytest.mark.parametrize("place", EXAMPLES)
+def test_an_example_fits_its_schema(place: str) -> None:
+    example, schema = EXAMPLES[place]
+    check_value(example, schema)
+
+
+# The document and the code
+
+
+def test_every_route_is_documented_and_nothing_else() -> None:
+    documented = {
+        (method.upper(), path)
+        for path, item in SPEC["paths"].items()
+        for method in item.keys() - {"parameters"}
+    }
+    assert documented == {(route.method, plain(route)) for route in Application(SETTINGS).routes}
+
+
+@each_operation
+def test_scopes_are_documented(name: str) -> None:
+    scope, document = OPERATIONS[name].route.scope, OPERATIONS[name].document
+    if scope is None:
+        assert document["security"] == []
+        assert "No key is needed." in document["description"]
+    else:
+        # OpenAPI 3.1 lets a scheme that is not OAuth name the roles that are needed.
+        assert document["security"] == [{"key": [scope]}]
+        assert document["description"].endswith(f"Scope: `{scope}`.\n")
+
+
+@each_operation
+def test_old_routes_and_only_they_are_deprecated(name: str) -> None:
+    operation = OPERATIONS[name]
+    assert operation.document.get("deprecated", False) == operation.route.old
+    assert (operation.document["tags"] == ["Old routes"]) == operation.route.old
+    # That they have the values that are sent is seen below, where the answers are.
+    headers = operation.responses[operation.success].get("headers", {})
+    names = {"Deprecation", "Sunset"}
+    assert {*headers} & names == (names if operation.route.old else set())
+    assert all("const" in follow(headers[header])["schema"] for header in names & {*headers})
+
+
+@each_operation
+def test_path_parameters_are_those_of_the_route(name: str) -> None:
+    assert OPERATIONS[name].names("path") == set(re.findall(r"{(\w+)}", OPERATIONS[name].path))
+
+
+def test_ids_are_those_that_the_route_takes() -> None:
+    schema = SPEC["components"]["schemas"]["Id"]
+    convert = IdConverter().convert
+    assert convert(str(schema["minimum"])) is not None
+    assert convert(str(schema["minimum"] - 1)) is None
+    assert convert(str(schema["maximum"])) is not None
+    assert convert(str(schema["maximum"] + 1)) is None
+
+
+def test_the_files_of_the_page_are_those_that_it_has() -> None:
+    [asset] = [one for one in OPERATIONS["readDocsAsset"].parameters if one["name"] == "asset"]
+    assert set(asset["schema"]["enum"]) == docs.OWN_ASSETS.keys() | docs.PACKAGE_ASSETS.keys()
+
+
+@each_operation
+def test_query_parameters_are_those_that_the_list_takes(name: str) -> None:
+    documented = {
+        parameter["name"]: follow(parameter["schema"])
+        for parameter in OPERATIONS[name].parameters
+        if parameter["in"] == "query"
+    }
+    if name != "listPayments":
+        assert documented == {}
+        return
+    coded = msgspec.json.schema(handlers.ListQuery)["$defs"]["ListQuery"]["properties"]
+    assert {field: rules(schema) for field, schema in documented.items()} == {
+        field: rules(schema) for field, schema in coded.items()
+    }
+
+
+def rules(schema: Json) -> Json:
+    """Returns what a schema asks of a value; the struct has null for one that is not there."""
+    [schema] = [kind for kind in schema.get("anyOf", [schema]) if kind != {"type": "null"}]
+    if "enum" in schema:
+        return {"enum": {*schema["enum"]}}
+    known = {name: value for name, value in schema.items() if name != "description"}
+    if "pattern" in known:
+        # A line may follow what `$` stands for in Python, and none in JSON Schema.
+        known["pattern"] = known["pattern"].replace(r"\Z", "$")
+    return known
+
+
+SHAPES: dict[str, type[msgspec.Struct]] = {
+    "NewPayment": models.NewPayment,
+    "OldNewPayment": models.LegacyNewPayment,
+    "StatusChange": models.StatusChange,
+    "Payment": models.Payment,
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_body_has_the_fields_of_its_struct(name: str) -> None:
+    schema = SPEC["components"]["schemas"][name]
+    fields = {one.name: one for one in msgspec.structs.fields(SHAPES[name])}
+    assert [*schema["properties"]] == [*fields]
+    assert set(schema.get("required", [])) == {
+        name for name, field in fields.items() if field.required
+    }
+    assert schema["additionalProperties"] is False
+    defaults = {
+        name: json.loads(bytes(default)) if isinstance(default, msgspec.Raw) else default
+        for name, default in ((name, field.default) for name, field in fields.items())
+        if default is not msgspec.NODEFAULT
+    }
+    assert {
+        name: value["default"] for name, value in schema["properties"].items() if "default" in value
+    } == defaults
+
+
+@pytest.mark.parametrize("shape", [models.NewPayment, models.LegacyNewPayment, models.StatusChange])
+def test_a_body_with_another_field_is_refused_as_documented(shape: type[Any]) -> None:
+    with pytest.raises(errors.InvalidRequest, match="other"):
+        models.decode(b'{"other": 1}', shape)
+
+
+def test_a_status_is_one_of_the_documented() -> None:
+    field = msgspec.json.schema(models.StatusChange)["$defs"]["StatusChange"]["properties"]
+    documented = SPEC["components"]["schemas"]["Status"]["enum"]
+    assert set(field["status"]["enum"]) == set(documented)
+
+
+def test_the_limits_that_are_told_are_the_defaults() -> None:
+    text = SPEC["info"]["description"]
+    limits = SETTINGS
+    for row in (
+        f"| Body | {limits.body_limit_bytes // 1024} KiB | 413 |",
+        f"| {limits.header_limit_bytes // 1024} KiB, {limits.header_limit_fields} fields | 431 |",
+        f"| Time to send the headers | {limits.header_timeout_seconds:g} s | 408 |",
+        f"| Time to send the body | {limits.body_timeout_seconds:g} s | 408 |",
+        f"| Time to answer | {limits.request_timeout_seconds:g} s | 503 |",
+    ):
+        assert row in text
+    data = SPEC["components"]["schemas"]["Data"]["description"]
+    assert f"At most {models.DATA_DEPTH} levels" in data
+    assert f"more than {models.DECIMALS} decimals" in data
+    assert f"{models.DATA_BYTES // 1024} KiB" in " ".join(data.split())
+
+
+@each_operation
+def test_statuses_are_those_that_a_route_of_this_kind_can_answer(name: str) -> None:
+    operation = OPERATIONS[name]
+    route = operation.route
+    statuses = {operation.success, "400", "408", "413", "431", "500"}
+    if route.scope is not None:
+        statuses |= {"401", "403", "503"}
+    if operation.names("path"):
+        statuses |= {"404"}
+    if "requestBody" in operation.document:
+        statuses |= {"415", "422"}
+    if operation.names("query"):
+        statuses |= {"422"}
+    if name in ("updatePayment", "oldUpdate"):
+        statuses |= {"409"}
+    if "If-Match" in operation.names("header"):
+        statuses |= {"412"}
+    if "If-None-Match" in operation.names("header"):
+        statuses |= {"304"}
+    if name == "ready":
+        statuses |= {"503"}
+    assert set(operation.responses) == statuses
+
+
+# Problems
+
+
+def kinds(kind: type[errors.Problem] = errors.Problem) -> Iterator[type[errors.Problem]]:
+    """Finds every class of a problem that has a type."""
+    for below in kind.__subclasses__():
+        if hasattr(below, "type"):
+            yield below
+        yield from kinds(below)
+
+
+KINDS = {kind.type: kind for kind in kinds()}
+
+
+def test_problem_types_are_those_of_the_code() -> None:
+    schema = SPEC["components"]["schemas"]["Problem"]["properties"]["type"]
+    assert schema["enum"] == [*dict.fromkeys(schema["enum"])]
+    assert set(schema["enum"]) == KINDS.keys()
+
+
+@pytest.mark.parametrize("type_", KINDS)
+def test_a_problem_type_is_explained_in_the_table(type_: str) -> None:
+    kind = KINDS[type_]
+    title = (kind.__doc__ or "").removesuffix(".")
+    table = SPEC["components"]["schemas"]["Problem"]["description"]
+    start = f"| `{type_}` | {kind.status} | {title}"
+    [row] = [row for row in table.splitlines() if row.startswith(start)]
+    assert all(cell.strip() for cell in row.strip("|").split("|"))
+
+
+def test_every_problem_has_an_example_with_its_title_and_status() -> None:
+    problems = [example for example, schema in EXAMPLES.values() if schema.get("$ref") == PROBLEMS]
+    for problem in problems:
+        kind = KINDS[problem["type"]]
+        assert problem["title"] == (kind.__doc__ or "").removesuffix(".")
+        assert problem["status"] == kind.status
+    assert {problem["type"] for problem in problems} == KINDS.keys()
+
+
+@each_operation
+def test_a_failure_shows_problems_of_its_own_status(name: str) -> None:
+    for status, answer in OPERATIONS[name].responses.items():
+        if status in SUCCESSES | {"304"}:
+            continue
+        [(media_type, media)] = answer["content"].items()
+        assert media_type == errors.MEDIA_TYPE
+        assert {str(example["status"]) for example in shown(media)} == {status}
+
+
+# The document and what is answered
+
+
+@dataclass(frozen=True)
+class Change:
+    """What makes a request another one than the right one."""
+
+    path: str | None = None
+    query: str = ""
+    body: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+NO_CHANGE = Change()
+
+
+async def address(api: Api, operation: Operation) -> str:
+    """Returns an address that is right, of a payment that is there."""
+    path = operation.path.replace("{asset}", "start.js")
+    return path.format(id=(await api.payment())["id"]) if "{id}" in path else path
+
+
+async def ask(api: Api, operation: Operation, change: Change = NO_CHANGE) -> httpx.Response:
+    """Sends a request that is right, but for a change."""
+    path = change.path or await address(api, operation)
+    right = operation.request_examples
+    body = json.dumps(right[0]) if right and change.body is None else change.body
+    return await api.send(operation.route.method, path + change.query, body, **change.headers)
+
+
+@each_operation
+async def test_the_examples_of_requests_succeed(name: str, shared: Api) -> None:
+    operation = OPERATIONS[name]
+    for example in operation.request_examples or [None]:
+        body = None if example is None else json.dumps(example)
+        path = await address(shared, operation)
+        answer = await shared.send(operation.route.method, path, body)
+        check_answer(operation, answer, operation.success)
+
+
+async def test_the_header_of_a_repeated_creation_is_documented(shared: Api) -> None:
+    operation = OPERATIONS["createPayment"]
+    keyed = Change(headers={"Idempotency-Key": "documented"})
+    await ask(shared, operation, keyed)
+    answer = await ask(shared, operation, keyed)
+    assert "Idempotent-Replayed" in answer.headers
+    check_answer(operation, answer, "201")
+
+
+@each_operation
+async def test_headers_that_are_read_are_documented(
+    name: str, shared: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operation = OPERATIONS[name]
+    read = set()
+    get_header = falcon.asgi.Request.get_header
+
+    def recorded(self: falcon.asgi.Request, name: str, *args: Any, **kwargs: Any) -> Any:
+        read.add(name)
+        return get_header(self, name, *args, **kwargs)
+
+    path = await address(shared, operation)
+    monkeypatch.setattr(falcon.asgi.Request, "get_header", recorded)
+    await ask(shared, operation, Change(path))
+    # The key is a security scheme, and the request id is read before the route is known.
+    assert read - {"Authorization"} == operation.names("header") - {"X-Request-Id"}
+    assert ("Authorization" in read) == (operation.route.scope is not None)
+    answer = await ask(shared, operation, Change(headers={"X-Request-Id": "documented"}))
+    assert (answer.headers["X-Request-Id"] == "documented") == (
+        "X-Request-Id" in operation.names("header")
+    )
+
+
+def evaluate(expression: str, answer: httpx.Response) -> Any:
+    """Returns what a link's expression finds in an answer."""
+    source, _, pointer = expression.partition("#/")
+    if source.startswith("$response.header."):
+        return answer.headers[source.removeprefix("$response.header.")]
+    assert source == "$response.body"
+    found = answer.json()
+    for name in pointer.split("/"):
+        found = found[int(name) if isinstance(found, list) else name]
+    return found
+
+
+@each_operation
+async def test_links_lead_to_requests_that_succeed(name: str, shared: Api) -> None:
+    operation = OPERATIONS[name]
+    for link in map(follow, operation.responses[operation.success].get("links", {}).values()):
+        # Two payments, so that there is a second page.
+        await shared.payment()
+        await shared.payment()
+        answer = await ask(shared, operation, Change(query="?limit=1"))
+        values = {place: evaluate(text, answer) for place, text in link["parameters"].items()}
+        target = OPERATIONS[link["operationId"]]
+        change = Change(
+            target.path.format(id=values.get("path.id")),
+            f"?cursor={values['query.cursor']}" if "query.cursor" in values else "",
+            json.dumps(link["requestBody"]) if "requestBody" in link else None,
+            {"If-Match": values["header.If-Match"]} if "header.If-Match" in values else {},
+        )
+        check_answer(target, await ask(shared, target, change), target.success)
+
+
+CHANGES = {
+    "304": Change(headers={"If-None-Match": "*"}),
+    "401": Change(headers={"Authorization": "Bearer wrong"}),
+    "412": Change(headers={"If-Match": '"0-0"'}),
+    "413": Change(body="1" * (SETTINGS.body_limit_bytes + 1)),
+    "415": Change(headers={"Content-Type": "text/plain"}),
+    "422": Change(query="?limit=0", body='{"payment": -1, "status": 1}'),
+    "431": Change(headers={f"Name-{number}": "" for number in range(70)}),
+}
+
+
+async def provoke(
+    api: Api, weak_key: str, broken: Api, operation: Operation, status: str
+) -> httpx.Response:
+    """Gets this status out of the operation."""
+    path = await address(api, operation)
+    match status:
+        case "400":
+            return await send_raw(api.url, f"{operation.route.method} {path} HTTP/1.1\r\nno colon")
+        case "403":
+            return await ask(
+                api, operation, Change(headers={"Authorization": f"Bearer {weak_key}"})
+            )
+        case "404":
+            none = operation.path.format(id=2**63 - 1, asset="none")
+            return await ask(api, operation, Change(none))
+        case "409":
+            assert (await ask(api, operation, Change(path))).json()["status"] == "consumed"
+            return await ask(api, operation, Change(path, body='{"status": "inserted"}'))
+        case "503":
+            return await ask(broken, operation, Change(path))
+        case _:
+            return await ask(api, operation, CHANGES[status])
+
+
+async def send_raw(url: str, head: str) -> httpx.Response:
+    """Sends what no client of HTTP would."""
+    place = urlsplit(url)
+    reader, writer = await asyncio.open_connection(place.hostname, place.port)
+    writer.write(f"{head}\r\n\r\n".encode())
+    answer, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    await writer.wait_closed()
+    start, *fields = answer.decode().split("\r\n")
+    headers = dict(field.split(": ", 1) for field in fields)
+    return httpx.Response(int(start.split(" ")[1]), headers=headers, content=body)
+
+
+@each_operation
+async def test_every_documented_failure_is_answered_as_documented(
+    name: str, api: Api, database: Database, start: Serve
+) -> None:
+    operation = OPERATIONS[name]
+    weak_key = await database.key("weak", scopes=())
+    broken = Api(await start(database_url=SETTINGS.database_url), api.key)
+    async with broken.http:
+        for status in sorted(operation.responses.keys() - NOT_PROVOKED - {operation.success}):
+            answer = await provoke(api, weak_key, broken, operation, status)
+            check_answer(operation, answer, status)
+
+
+@each_operation
+async def test_a_method_that_is_not_documented_is_405_with_those_that_are(
+    name: str, shared: Api
+) -> None:
+    operation = OPERATIONS[name]
+    methods = {method.upper() for method in SPEC["paths"][operation.path].keys() - {"parameters"}}
+    answer = await shared.send("OPTIONS", await address(shared, operation))
+    documented = follow({"$ref": "#/components/responses/MethodNotAllowed"})
+    assert answer.status_code == 405
+    check_value(answer.json(), documented["content"]["application/problem+json"]["schema"])
+    assert {*answer.headers["Allow"].split(", ")} - {"HEAD"} == methods
+
+
+async def test_the_document_is_served(shared: Api) -> None:
+    answer = await shared.send("GET", "/openapi.json")
+    assert answer.json() == SPEC
