@@ -61,7 +61,10 @@ CREATE INDEX IF NOT EXISTS api_keys_client ON public.api_keys (client);
 
 -- The service draws ids itself (INSERT of id); what it may change of a payment is the rest of its
 -- life, never how it began. It removes nothing.
-GRANT SELECT, INSERT ON public.payments TO payments_app;
+GRANT SELECT ON public.payments TO payments_app;
+GRANT INSERT (
+  id, status, data, payment, created_by, idempotency_key, consumed_at, consumed_by
+) ON public.payments TO payments_app;
 GRANT UPDATE (status, updated_at, consumed_at, consumed_by, deleted_at, deleted_by)
   ON public.payments TO payments_app;
 GRANT USAGE ON SEQUENCE public.payments_id_seq TO payments_app;

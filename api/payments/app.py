@@ -32,9 +32,15 @@ from payments.handlers import Handlers
 
 ANONYMOUS = "anonymous"
 
-# The old routes: since when they are deprecated (RFC 9745), and when they end (RFC 8594).
-DEPRECATION = "@1764547200"
+# The old routes: since when they are deprecated (RFC 9745), when they end (RFC 8594), and what is
+# there instead (RFC 5829).
+DEPRECATION = "@1795478400"
 SUNSET = "Tue, 30 Nov 2027 00:00:00 GMT"
+OLD_ROUTE_HEADERS = (
+    (b"deprecation", DEPRECATION.encode()),
+    (b"sunset", SUNSET.encode()),
+    (b"link", b'</v1/payments>; rel="successor-version"'),
+)
 
 METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE"})
 
@@ -88,6 +94,7 @@ class Application:
         self._handlers = Handlers(settings, self._database)
         self._active = 0
         self.routes = routes(self._handlers)
+        self._old_paths = tuple(route.path.split("{")[0] for route in self.routes if route.old)
         self._falcon = self._build()
 
     def drain(self) -> None:
@@ -106,6 +113,8 @@ class Application:
         headers = dict(scope["headers"])
         request_id = telemetry.take_request_id(headers.get(b"x-request-id", b"").decode("latin-1"))
         status = 0
+        # By its address alone, so that 404, 405 and 413 say it too.
+        old = scope["path"].startswith(self._old_paths)
 
         async def observed_send(message: dict[str, Any]) -> None:
             nonlocal status
@@ -114,6 +123,8 @@ class Application:
                 if "deadline" in inner:  # from here on the server limits the time
                     inner["deadline"].reschedule(None)
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                if old:
+                    message["headers"] += OLD_ROUTE_HEADERS
                 if self._handlers.draining:
                     message["headers"].append((b"connection", b"close"))
             await send(message)
@@ -122,20 +133,26 @@ class Application:
         # route table is routed as one that nothing takes: 405, with what the address does take.
         method = scope["method"]
         routed = "GET" if method == "HEAD" else method if method in METHODS else "TRACE"
-        inner = {**scope, "method": routed, "route": "", "client_name": None}
-        self._active += 1
+        inner = {
+            **scope,
+            "method": routed,
+            "head": method == "HEAD",
+            "route": "",
+            "client_name": None,
+        }
         telemetry.active_requests.inc()
         try:
             body = await self._read_body(headers, receive)
             if body is not None:
                 inner["body"] = body
+                inner["gone"] = receive  # with the body read, it returns when the caller has left
                 await self._route(inner, observed_send)
-        except Problem as problem:
-            if status:
+        except Exception as error:
+            if status:  # too late to say anything else: the server breaks the connection off
                 raise
+            problem = error if isinstance(error, Problem) else _mistake(error)
             await _send_problem(problem, request_id, observed_send)
         finally:
-            self._active -= 1
             telemetry.active_requests.dec()
             seconds = time.perf_counter() - started
             telemetry.observe(method, inner["route"], status, seconds, inner["client_name"])
@@ -162,15 +179,20 @@ class Application:
 
     async def _route(self, scope: Scope, send: Send) -> None:
         seconds = self._settings.request_timeout_seconds
+        # Counted from here, because a body that does not arrive costs nothing but its connection.
+        self._active += 1
         try:
             async with asyncio.timeout(seconds) as deadline:
                 scope["deadline"] = deadline
                 await self._falcon(scope, _no_body, send)
         except TimeoutError:
+            del scope["deadline"]  # it is over, and the answer that says so has none
             raise DeadlineExceeded(
                 f"The request was not answered within {seconds:g} s; it may or may not have taken"
                 " effect. Repeat it, a creation with its Idempotency-Key."
             ) from None
+        finally:
+            self._active -= 1
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -202,10 +224,6 @@ class Application:
 
         async def respond(request: Request, response: Response, **parameters: Any) -> None:
             request.scope["route"] = template
-            if route.old:
-                response.set_header("Deprecation", DEPRECATION)
-                response.set_header("Sunset", SUNSET)
-                response.set_header("Link", '</v1/payments>; rel="successor-version"')
             client = ANONYMOUS
             if route.scope is not None:
                 if self._active > self._settings.active_requests_limit:
@@ -235,8 +253,7 @@ class Application:
         elif isinstance(error, falcon.HTTPNotFound):
             problem = NotFound("There is nothing at this address.")
         else:
-            _logger.error("unexpected framework error", exc_info=error)
-            problem = InternalError("The service made a mistake.")
+            problem = _mistake(error)
         await _answer_problem(request, response, problem, parameters)
 
 
@@ -286,6 +303,10 @@ async def _answer_database_error(
     request: Request, response: Response, error: asyncpg.PostgresError, parameters: dict[str, Any]
 ) -> None:
     """A statement that PostgreSQL refused: the schema is not ours yet, or others came first."""
+    if isinstance(error, asyncpg.DataError | asyncpg.IntegrityConstraintViolationError):
+        # Input is checked before it gets there: to try again would not help.
+        await _answer_mistake(request, response, error, parameters)
+        return
     _logger.error("statement failed", exc_info=error)
     problem = DatabaseUnavailable("The database could not do this; nothing was changed.")
     await _answer_problem(request, response, problem, parameters)
@@ -294,6 +315,9 @@ async def _answer_database_error(
 async def _answer_mistake(
     request: Request, response: Response, error: Exception, parameters: dict[str, Any]
 ) -> None:
+    await _answer_problem(request, response, _mistake(error), parameters)
+
+
+def _mistake(error: Exception) -> InternalError:
     _logger.error("unexpected error", exc_info=error)
-    problem = InternalError("The service made a mistake; the log tells more under this request id.")
-    await _answer_problem(request, response, problem, parameters)
+    return InternalError("The service made a mistake; the log tells more under this request id.")

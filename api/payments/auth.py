@@ -20,11 +20,11 @@ from payments import queries
 from payments.db import Database
 from payments.errors import Forbidden, Unauthenticated
 
+_logger = logging.getLogger(__name__)
+
 READ = "payments:read"
 WRITE = "payments:write"
 DELETE = "payments:delete"
-_logger = logging.getLogger(__name__)
-
 SCOPES = (READ, WRITE, DELETE)
 
 LIVE_KEYS_LIMIT = 2  # one in use and the next one: enough to change a key without a gap
@@ -36,6 +36,9 @@ _TRUSTED_SECONDS = 25.0
 # An unknown key may have been made a moment ago, so that it waits for the keys to be read again;
 # but they are not read more often than this, however many unknown keys somebody tries.
 _PAUSE_SECONDS = 0.25
+
+# More unknown keys than this at one time are somebody's guesses: the rest do not wait.
+_UNKNOWN_KEYS_LIMIT = 50
 
 _KEY = re.compile(r"[A-Za-z0-9_-]{43}")
 
@@ -57,6 +60,7 @@ class Keys:
         self._clients: dict[bytes, Client] = {}
         self._read_at = float("-inf")
         self._reading: asyncio.Task[None] | None = None
+        self._unknown = 0
 
     async def authenticate(self, authorization: str | None, scope: str) -> str:
         """Returns the name of the client that an `Authorization` header proves.
@@ -70,7 +74,7 @@ class Keys:
             raise Unauthenticated("Send `Authorization: Bearer <key>`.")
         scheme, _, key = authorization.partition(" ")
         if scheme.lower() != "bearer" or not _KEY.fullmatch(key.strip()):
-            raise Unauthenticated("This is not `Bearer <key>`.", error="invalid_request")
+            raise Unauthenticated("This is not `Bearer <key>`.", error="invalid_token")
         client = await self._find(_hash(key.strip()))
         if client is None or (client.expires_at is not None and client.expires_at <= _now()):
             raise Unauthenticated("This key is unknown, revoked or expired.", error="invalid_token")
@@ -84,11 +88,13 @@ class Keys:
             await self._read_since(now - _TRUSTED_SECONDS)
         elif now - self._read_at > self._refresh_seconds:
             self._read_soon()  # nobody waits for it
-        client = self._clients.get(digest)
-        if client is None:
-            await self._read_since(now)
-            client = self._clients.get(digest)
-        return client
+        if digest not in self._clients and self._unknown < _UNKNOWN_KEYS_LIMIT:
+            self._unknown += 1
+            try:
+                await self._read_since(now)
+            finally:
+                self._unknown -= 1
+        return self._clients.get(digest)
 
     async def _read_since(self, moment: float) -> None:
         while self._read_at < moment:

@@ -12,13 +12,15 @@ from payments.errors import Overloaded
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
-# What one row of a statement can do to all of it: a bad value, a broken constraint, a limit.
-# PostgreSQL has then rolled the statement back for certain, so that it is safe to try again.
+# What one row of a statement can do to all of it: a bad value, a broken constraint, a limit, a lock
+# that somebody else holds. PostgreSQL has then rolled the statement back for certain, so that it is
+# safe to try again.
 _ONE_ROWS_FAULT = (
     asyncpg.DataError,
     asyncpg.IntegrityConstraintViolationError,
     asyncpg.ProgramLimitExceededError,
     asyncpg.DeadlockDetectedError,
+    asyncpg.LockNotAvailableError,
 )
 
 
@@ -32,12 +34,17 @@ class Batch(Generic[Item, Answer]):
 
     def __init__(
         self,
-        run: Callable[[Sequence[Item]], Awaitable[Sequence[Answer]]],
+        run: Callable[[Sequence[Item]], Awaitable[Sequence[Answer | Exception]]],
         *,
         size: int,
         queue_limit: int,
     ) -> None:
-        """`run` answers each item in order; it gets at most `size`, and `queue_limit` may wait."""
+        """`run` answers each of at most `size` items in order; `queue_limit` more may wait.
+
+        An answer that is an exception is raised in its caller alone. What `run` itself raises must
+        mean that nothing at all was changed, where it is one of `_ONE_ROWS_FAULT`: the items are
+        then run again, each alone.
+        """
         self._run = run
         self._size = size
         self._queue_limit = queue_limit
@@ -80,17 +87,23 @@ class Batch(Generic[Item, Answer]):
     async def _answer(self, batch: Sequence[tuple[Item, asyncio.Future[Answer]]]) -> None:
         try:
             results = await self._run([item for item, _ in batch])
+            answered = [*zip(batch, results, strict=True)]
         except _ONE_ROWS_FAULT as error:
             if len(batch) == 1:
                 _fail(batch, error)
                 return
             for single in batch:
-                await self._answer([single])
+                if not single[1].done():  # its caller has not gone meanwhile
+                    await self._answer([single])
         except Exception as error:
             _fail(batch, error)
         else:
-            for (_, answer), result in zip(batch, results, strict=True):
-                if not answer.done():
+            for (_, answer), result in answered:
+                if answer.done():
+                    continue
+                if isinstance(result, Exception):
+                    answer.set_exception(result)
+                else:
                     answer.set_result(result)
 
 

@@ -14,6 +14,14 @@ from payments import auth, config, db, migrate, queries
 
 Result = TypeVar("Result")
 
+# What it means that the database refuses something, by its constraint.
+REFUSALS = {
+    "api_keys_client_name": (
+        "CLIENT must have 1 to 63 characters of a-z, 0-9, '.', '_' and '-', and begin with a"
+        " letter or a digit"
+    )
+}
+
 PURGE_ROWS = 1000  # a statement's worth: short locks, and progress that can be seen
 
 
@@ -181,7 +189,10 @@ def _database_url() -> str:
     url = os.environ.get("PAYMENTS_DATABASE_URL")
     if not url:
         raise click.ClickException("PAYMENTS_DATABASE_URL is not set")
-    return url
+    try:
+        return config.check_database_url(url)
+    except config.SettingsError as error:
+        raise click.ClickException(str(error)) from None
 
 
 def _on_database(work: Callable[[asyncpg.Connection], Awaitable[Result]]) -> Result:
@@ -203,10 +214,12 @@ def _run(work: Coroutine[Any, Any, Result]) -> Result:
     except (migrate.MigrationError, auth.KeyLimitError) as error:
         raise click.ClickException(str(error)) from None
     except asyncpg.CheckViolationError as error:
-        raise click.ClickException(f"refused by {error.constraint_name}") from None
+        reason = REFUSALS.get(str(error.constraint_name), f"refused by {error.constraint_name}")
+        raise click.ClickException(reason) from None
     except asyncpg.PostgresError as error:
         raise click.ClickException(f"PAYMENTS_DATABASE_URL: {error}") from None
     except db.UNAVAILABLE as error:
+        reason = str(error) or type(error).__name__
         raise click.ClickException(
-            f"PAYMENTS_DATABASE_URL: the database does not answer ({str(error) or type(error).__name__})"
+            f"PAYMENTS_DATABASE_URL: the database does not answer ({reason})"
         ) from None

@@ -1,13 +1,18 @@
 """The settings: read once from `PAYMENTS_*` environment variables, typed, checked together."""
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Annotated, get_type_hints
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
 
 PREFIX = "PAYMENTS_"
+
+# What Kubernetes sets in a pod for a Service that is called payments.
+_SERVICE_LINK = re.compile(r"PAYMENTS_(SERVICE_(HOST|PORT)|PORT=tcp://|PORT_[0-9]+_)")
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Seconds = Annotated[float, Meta(gt=0, le=3600)]
@@ -106,7 +111,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 40.0
 
 
-# Each wait must end before the one around it, or the outer one hides which of them failed.
+# Each wait must end before the one around it, or the outer one hides which of them failed. Where a
+# request needs several statements, its own limit is the last one.
 _ORDER = (
     ("lock_timeout_seconds", "statement_timeout_seconds"),
     ("statement_timeout_seconds", "command_timeout_seconds"),
@@ -130,7 +136,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
     given = {
         name[len(PREFIX) :].lower(): value
         for name, value in environ.items()
-        if name.startswith(PREFIX)
+        if name.startswith(PREFIX) and not _SERVICE_LINK.match(f"{name}={value}")
     }
     for field in given:
         if field not in fields:
@@ -147,12 +153,32 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
     return check(Settings(**values))
 
 
+def check_database_url(url: str) -> str:
+    """Returns the URL if it can be one; nothing is asked of the network.
+
+    Raises:
+        SettingsError: it is none. It can carry a password, so that no part of it is repeated.
+    """
+    try:
+        parts = urlsplit(url)
+        hosts = parts.netloc.rpartition("@")[2].split(",")
+        possible = all(urlsplit(f"//{host}").port != 0 for host in hosts)
+    except ValueError:
+        possible = False
+    else:
+        possible = possible and parts.scheme in {"postgresql", "postgres"}
+    if not possible:
+        raise SettingsError(f"{variable('database_url')} is not postgresql://user@host:port/name")
+    return url
+
+
 def check(settings: Settings) -> Settings:
     """Returns the settings if they fit together.
 
     Raises:
-        SettingsError: a wait is not shorter than the one around it.
+        SettingsError: a wait is not shorter than the one around it, or the URL is none.
     """
+    check_database_url(settings.database_url)
     for inner, outer in _ORDER:
         if getattr(settings, inner) >= getattr(settings, outer):
             raise SettingsError(f"{variable(inner)} must be less than {variable(outer)}")

@@ -27,7 +27,6 @@ UNAVAILABLE = (
     asyncpg.ObjectNotInPrerequisiteStateError,
     asyncpg.InsufficientResourcesError,
     asyncpg.OperatorInterventionError,
-    asyncpg.LockNotAvailableError,
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.PostgresSystemError,
 )
@@ -50,6 +49,8 @@ def server_settings(settings: Settings) -> dict[str, str]:
     return {
         "application_name": "payments",
         "timezone": "UTC",
+        # No query is long enough to gain from compilation, and a plan's estimated cost can say so.
+        "jit": "off",
         "statement_timeout": str(round(settings.statement_timeout_seconds * 1000)),
         "lock_timeout": str(round(settings.lock_timeout_seconds * 1000)),
         "idle_in_transaction_session_timeout": str(round(settings.request_timeout_seconds * 1000)),
@@ -59,9 +60,10 @@ def server_settings(settings: Settings) -> dict[str, str]:
 class Database:
     """A pool of connections that are made on demand, so that the service starts without any."""
 
+    _pool: asyncpg.Pool
+
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._pool: asyncpg.Pool | None = None
 
     async def open(self) -> None:
         """Makes the pool; asks nothing of the database yet."""
@@ -78,8 +80,6 @@ class Database:
 
     async def close(self) -> None:
         """Closes the pool; what still runs is cut off after the request timeout."""
-        if self._pool is None:
-            return
         try:
             async with asyncio.timeout(self._settings.request_timeout_seconds):
                 await self._pool.close()
@@ -94,13 +94,19 @@ class Database:
             DatabaseUnavailable: none could be had in time, or it failed while it was lent. Whether
                 a write was committed is then not known.
         """
-        assert self._pool is not None, "the database is not open"
         try:
             connection = await self._pool.acquire(timeout=self._settings.acquire_timeout_seconds)
+        except UNAVAILABLE as error:
+            raise DatabaseUnavailable(
+                "No database connection could be had in time; nothing was changed."
+            ) from error
+        try:
             try:
                 yield connection
             finally:
                 await self._pool.release(connection, timeout=self._settings.acquire_timeout_seconds)
+        except asyncpg.LockNotAvailableError:
+            raise  # It can be about one row of a batch, that then tries the others alone.
         except UNAVAILABLE as error:
             raise DatabaseUnavailable(
                 "The database did not answer in time; the request may or may not have taken"
@@ -114,18 +120,23 @@ class Probe:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._connection: asyncpg.Connection | None = None
-        self._lock = asyncio.Lock()
+        self._checking: asyncio.Task[str | None] | None = None
 
     async def check(self) -> str | None:
-        """Returns why the database cannot serve, or None."""
+        """Returns why the database cannot serve, or None; callers at one time share one answer."""
+        if self._checking is None or self._checking.done():
+            self._checking = asyncio.create_task(self._check())
+        return await asyncio.shield(self._checking)
+
+    async def _check(self) -> str | None:
         try:
-            async with asyncio.timeout(self._settings.ready_timeout_seconds), self._lock:
+            async with asyncio.timeout(self._settings.ready_timeout_seconds):
                 return await self._ask()
-        except UNAVAILABLE as error:
-            self.close()
-            return f"the database does not answer ({type(error).__name__})"
         except asyncpg.UndefinedTableError:
             return "the database is not migrated"
+        except (*UNAVAILABLE, asyncpg.PostgresError) as error:
+            self.close()
+            return f"the database does not answer ({type(error).__name__})"
 
     async def _ask(self) -> str | None:
         if self._connection is None or self._connection.is_closed():

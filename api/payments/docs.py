@@ -2,7 +2,7 @@
 
 import asyncio
 from functools import cache
-from importlib.util import find_spec
+from importlib.metadata import distribution
 from pathlib import Path
 
 import msgspec
@@ -107,11 +107,9 @@ def openapi() -> bytes:
 
 @cache
 def _asset(name: str) -> bytes:
-    # Found, not imported: the package is wanted for its files alone.
-    spec = find_spec("swagger_ui")
-    if spec is None or spec.origin is None:
-        raise FileNotFoundError("the package swagger-ui-py is not installed")
-    return (Path(spec.origin).parent / "static" / name).read_bytes()
+    # Located, not imported: the package is wanted for its files alone.
+    path = distribution("swagger-ui-py").locate_file(f"swagger_ui/static/{name}")
+    return Path(str(path)).read_bytes()
 
 
 async def answer_openapi(request: Request, response: Response, client: str) -> None:

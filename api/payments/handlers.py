@@ -1,5 +1,6 @@
 """What each route means: from a checked request to a query and an answer."""
 
+import asyncio
 import base64
 import re
 import struct
@@ -29,9 +30,11 @@ from payments.queries import Consumption, Created, Creation, Page
 
 JSON = "application/json"
 LEGACY_PAGE_ROWS = 1000
+LEGACY_PAGE_BYTES = 256 * 1024  # what each reader of /list costs in memory, some times over
+LOCKED_PAUSE_SECONDS = 0.05  # many round trips to the database, and short for who waits
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_ENTITY_TAG = re.compile(r'(W/)?("[^"]*")')
+_ENTITY_TAG = re.compile(r'[ \t]*(?:(W/)?("[^"]*")[ \t]*)?(?:,|$)')
 _IDEMPOTENCY_KEY = re.compile(r"[ -~]{1,255}")
 _LIMIT = re.compile(r"[0-9]{1,4}")
 _CURSOR = re.compile(r"[A-Za-z0-9_-]{22}")
@@ -46,7 +49,7 @@ class ListQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     created_after: Time | None = None
     created_before: Time | None = None
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
-    cursor: Annotated[str, msgspec.Meta(pattern=f"^{_CURSOR.pattern}$")] | None = None
+    cursor: Annotated[str, msgspec.Meta(pattern=rf"^{_CURSOR.pattern}\Z")] | None = None
 
 
 class Handlers:
@@ -62,7 +65,7 @@ class Handlers:
         self._reads = Batch(self._run_reads, **limits)
         self._consumptions = Batch(self._run_consumptions, **limits)
 
-    async def _run_creations(self, creations: Sequence[Creation]) -> list[Created]:
+    async def _run_creations(self, creations: Sequence[Creation]) -> list[Created | Exception]:
         async with self._database.connection() as connection:
             return await queries.create(connection, creations)
 
@@ -121,7 +124,7 @@ class Handlers:
         cursor = _cursor(payments[-1]) if more else None
         if cursor is not None:
             parameters = dict(parse_qsl(request.query_string)) | {"cursor": cursor}
-            response.set_header("Link", f'<{request.path}?{urlencode(parameters)}>; rel="next"')
+            response.set_header("Link", f'</v1/payments?{urlencode(parameters)}>; rel="next"')
         response.content_type = JSON
         response.data = models.encode_list(payments, cursor)
 
@@ -149,25 +152,31 @@ class Handlers:
 
     async def legacy_list(self, request: Request, response: Response, client: str) -> None:
         """Streams all payments; a page at a time, so that no slow reader holds a connection."""
-        page = Page(limit=LEGACY_PAGE_ROWS, limit_bytes=self._settings.page_limit_bytes)
+        page = Page(limit=LEGACY_PAGE_ROWS, limit_bytes=LEGACY_PAGE_BYTES)
         async with self._database.connection() as connection:
             first = await queries.list_page(connection, page)
         response.content_type = JSON
-        response.stream = self._stream(page, *first)
+        if not request.scope["head"]:
+            response.stream = self._stream(request, page, *first)
 
     async def _stream(
-        self, page: Page, payments: Sequence[Payment], more: bool
+        self, request: Request, page: Page, payments: Sequence[Payment], more: bool
     ) -> AsyncIterator[bytes]:
+        # What is sent after the caller has left goes nowhere, in silence.
+        gone = asyncio.ensure_future(request.scope["gone"]())
         separator = b"["
-        while payments:
-            yield separator + msgspec.json.encode(payments)[1:-1]
-            separator = b","
-            if not more:
-                break
-            page = page._replace(after=(payments[-1].created_at, payments[-1].id))
-            async with self._database.connection() as connection:
-                payments, more = await queries.list_page(connection, page)
-        yield b"[]" if separator == b"[" else b"]"
+        try:
+            while payments and not gone.done():
+                yield separator + msgspec.json.encode(payments)[1:-1]
+                separator = b","
+                if not more:
+                    break
+                page = page._replace(after=(payments[-1].created_at, payments[-1].id))
+                async with self._database.connection() as connection:
+                    payments, more = await queries.list_page(connection, page)
+            yield b"[]" if separator == b"[" else b"]"
+        finally:
+            gone.cancel()
 
     async def legacy_update(
         self, request: Request, response: Response, client: str, id: int
@@ -237,8 +246,10 @@ class Handlers:
             if status == "inserted":
                 raise StatusConflict(f"Payment {id} is consumed and cannot become inserted again.")
             unchanged_since = None if if_match is None else payment.updated_at
-            # None: somebody else was faster, and the payment has to be looked at again.
             changed = await self._consumptions.submit(Consumption(client, id, unchanged_since))
+            if changed is None:
+                # Somebody else was faster, or holds it: look again, until the request's time is up.
+                await asyncio.sleep(LOCKED_PAUSE_SECONDS)
         telemetry.payments_consumed.inc()
         return changed
 
@@ -250,14 +261,16 @@ class Handlers:
             unchanged_since = None if if_match is None else payment.updated_at
             async with self._database.connection() as connection:
                 deleted = await queries.delete(connection, id, client, unchanged_since)
+            if deleted is None:
+                await asyncio.sleep(LOCKED_PAUSE_SECONDS)
         telemetry.payments_deleted.inc()
         return deleted
 
 
 def _json_body(request: Request) -> bytes:
-    media_type, _, parameters = (request.content_type or JSON).partition(";")
-    charset = parameters.strip().lower().partition("charset=")[2].strip('"')
-    if media_type.strip().lower() != JSON or charset not in ("", "utf-8"):
+    media_type, *parameters = (request.content_type or JSON).lower().replace(" ", "").split(";")
+    charsets = {text for text in parameters if text.startswith("charset=")}
+    if media_type != JSON or not charsets <= {"charset=utf-8", 'charset="utf-8"'}:
         raise UnsupportedMediaType("The body must be application/json in UTF-8.")
     body: bytes = request.scope["body"]
     return body
@@ -270,12 +283,21 @@ def _answer(response: Response, payment: Payment) -> None:
 
 
 def _names(header: str, etag: str, *, weak: bool) -> bool:
-    """Returns whether an If-Match or If-None-Match names the tag (RFC 9110, 8.8.3.2)."""
+    """Returns whether an If-Match or If-None-Match names the tag (RFC 9110, 8.8.3.2).
+
+    One that is malformed names nothing.
+    """
     if header.strip() == "*":
         return True
-    return any(
-        tag == etag and (weak or not weakness) for weakness, tag in _ENTITY_TAG.findall(header)
-    )
+    named = False
+    position = 0
+    while position < len(header):
+        member = _ENTITY_TAG.match(header, position)
+        if member is None:
+            return False
+        named = named or (member[2] == etag and (weak or not member[1]))
+        position = member.end()
+    return named
 
 
 def _check_precondition(if_match: str | None, payment: Payment) -> None:
@@ -292,7 +314,7 @@ def _list_query(query_string: str) -> ListQuery:
     try:
         return msgspec.convert(parameters, ListQuery)
     except msgspec.ValidationError as error:
-        raise InvalidRequest(f"{error}.".replace("field", "parameter")) from None
+        raise InvalidRequest(f"{error}.".replace("unknown field", "unknown parameter")) from None
 
 
 def _utc(name: str, time: datetime | None) -> datetime | None:

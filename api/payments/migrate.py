@@ -2,11 +2,13 @@
 
 A file runs in one transaction with its own record, so that it is applied whole or not at all. A
 file that begins with `-- no transaction` (CREATE INDEX CONCURRENTLY) runs statement by statement,
-and must be safe to run twice, as all of them are.
+each ended by `;` and a line's end, so that it can hold no function body. All files are safe to run
+twice.
 """
 
 import asyncio
 import hashlib
+import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -22,6 +24,7 @@ ROLES = DIRECTORY / "roles.sql"
 LOCK_TIMEOUT_SECONDS = 2
 ATTEMPTS = 10
 PAUSE_SECONDS = 1
+OTHERS_SECONDS = 600
 
 # The number is arbitrary; every run of this program takes the same.
 ADVISORY_LOCK = 7_246_301_955
@@ -32,10 +35,15 @@ CREATE TABLE IF NOT EXISTS public.schema_migrations (
   name text NOT NULL,
   checksum text NOT NULL,
   applied_at timestamptz NOT NULL DEFAULT now()
-)
+);
+GRANT SELECT ON public.schema_migrations TO payments_app;
 """
 
-GRANT_HISTORY = "GRANT SELECT ON public.schema_migrations TO payments_app"
+INVALID_INDEXES = """
+SELECT indexrelid::regclass::text AS name
+FROM pg_index
+WHERE NOT indisvalid AND indrelid::regclass::text NOT LIKE 'pg_%'
+"""
 
 APPLIED = "SELECT version, name, checksum FROM public.schema_migrations ORDER BY version"
 
@@ -68,9 +76,11 @@ def load(directory: Path = DIRECTORY) -> list[Migration]:
     """Returns the files in the order of their numbers.
 
     Raises:
-        MigrationError: two files have one number, or a number is missing.
+        MigrationError: there is no file, two have one number, or a number is missing.
     """
     files = sorted(directory.glob("[0-9][0-9][0-9][0-9]_*.sql"))
+    if not files:
+        raise MigrationError(f"there are no migrations in {directory}")
     migrations = [Migration(int(file.stem[:4]), file.stem, file.read_text()) for file in files]
     for number, migration in enumerate(migrations, start=1):
         if migration.version != number:
@@ -105,13 +115,13 @@ async def migrate(
     Several runs at once wait for each other. With `dry_run` nothing is changed.
 
     Raises:
-        MigrationError: an applied file was changed or is missing, or a file failed; its effects
-            are rolled back.
+        MigrationError: an applied file was changed, another run does not end, or a file failed:
+            what it did is rolled back, unless it is one without a transaction.
     """
     migrations = load(directory)
     connection = await asyncpg.connect(url, timeout=10)
     try:
-        await connection.execute("SELECT pg_advisory_lock($1::bigint)", ADVISORY_LOCK)
+        await _wait_for_others(connection, report)
         await connection.execute("SET ROLE payments_owner")
         await connection.execute(f"SET lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'")
         pending = _pending(migrations, await _history(connection, dry_run))
@@ -126,13 +136,23 @@ async def migrate(
         await connection.close()
 
 
+async def _wait_for_others(connection: asyncpg.Connection, report: Callable[[str], None]) -> None:
+    # Asked again and again: a statement that waits holds a snapshot, which CREATE INDEX
+    # CONCURRENTLY of the run that is waited for would wait for in turn.
+    deadline = time.monotonic() + OTHERS_SECONDS
+    while time.monotonic() < deadline:
+        if await connection.fetchval("SELECT pg_try_advisory_lock($1::bigint)", ADVISORY_LOCK):
+            return
+        report("another migration runs; waiting for it")
+        await asyncio.sleep(PAUSE_SECONDS)
+    raise MigrationError(f"another migration still runs after {OTHERS_SECONDS} s")
+
+
 async def _history(connection: asyncpg.Connection, dry_run: bool) -> dict[int, asyncpg.Record]:
-    exists = await connection.fetchval("SELECT to_regclass('public.schema_migrations')")
-    if exists is None:
-        if dry_run:
-            return {}
+    if not dry_run:
         await connection.execute(HISTORY)
-        await connection.execute(GRANT_HISTORY)
+    elif await connection.fetchval("SELECT to_regclass('public.schema_migrations')") is None:
+        return {}
     return {row["version"]: row for row in await connection.fetch(APPLIED)}
 
 
@@ -173,8 +193,16 @@ async def _apply(connection: asyncpg.Connection, migration: Migration) -> None:
         async with connection.transaction():
             await connection.execute(migration.sql)
             await connection.execute(RECORD, *record)
-    else:
-        for statement in migration.sql.split(";\n"):
-            if statement.strip():
-                await connection.execute(statement)
-        await connection.execute(RECORD, *record)
+        return
+    # What is built without a transaction blocks no writer, and left half-built it would be in the
+    # way of the next attempt: it waits as long as it must.
+    await connection.execute("SET lock_timeout = 0")
+    for statement in migration.sql.split(";\n"):
+        if statement.strip():
+            await connection.execute(statement)
+    if invalid := [row["name"] for row in await connection.fetch(INVALID_INDEXES)]:
+        raise MigrationError(
+            f"{migration.name} left invalid indexes; drop them and run it again: {invalid}"
+        )
+    await connection.execute(RECORD, *record)
+    await connection.execute(f"SET lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'")

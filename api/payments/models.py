@@ -3,7 +3,7 @@
 import json
 import re
 from datetime import datetime
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Literal, TypeVar
 
 import msgspec
@@ -24,7 +24,10 @@ DECIMALS = 16_000  # PostgreSQL's numeric keeps 16383
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _COMMA_DECIMAL = re.compile(r"-?([0-9]{1,3}(\.[0-9]{3})+|[0-9]+),[0-9]+")
 _DOTTED_THOUSANDS = re.compile(r"-?[1-9][0-9]{0,2}(\.[0-9]{3})+")
-_DIGITS = re.compile(r"([0-9]+)(?:\.([0-9]+))?(?:[eE]([+-]?[0-9]+))?")
+# Possessive, and only from where a number begins: otherwise a long one would be read again from
+# each of its digits.
+_SCIENTIFIC = re.compile(r"(?<![0-9.])([0-9]++)(?:\.([0-9]++))?[eE]([+-]?[0-9]++)")
+_LONG_DECIMALS = re.compile(rf"\.[0-9]{{{DECIMALS + 1}}}")
 _EXPONENT = re.compile(r"[0-9][eE]")
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 _BRACKET = re.compile(r"[\[\]{}]")
@@ -126,7 +129,10 @@ def value(raw: Raw) -> Decimal | None:
         text = _plain(msgspec.json.decode(raw, type=str))
     elif not _NUMBER.fullmatch(text):
         raise InvalidRequest("`payment` must be a number or a string, such as 12345.67.")
-    amount = Decimal(text)
+    try:
+        amount = Decimal(text)
+    except InvalidOperation:  # The exponent has twenty digits.
+        raise InvalidRequest("`payment` must have an exponent that makes sense.") from None
     if not 0 <= amount <= MOST:
         raise InvalidRequest(f"`payment` must be between 0.00 and {MOST}.")
     cents = abs(amount.quantize(CENT))
@@ -160,7 +166,9 @@ def document(raw: Raw) -> str:
         _refuse_deep(text)
     if "\\u0000" in text:
         _refuse_nul(text)
-    if len(text) > DECIMALS or _EXPONENT.search(text):
+    if len(text) > DECIMALS and _LONG_DECIMALS.search(_STRING.sub("", text)):
+        raise InvalidRequest(f"`data` must not hold more than {DECIMALS} decimals in a number.")
+    if _EXPONENT.search(text):
         _refuse_large_numbers(text)
     return text
 
@@ -182,7 +190,7 @@ def _refuse_nul(text: str) -> None:
 def _refuse_large_numbers(text: str) -> None:
     """Refuses numbers that are short as they are sent and long as they are answered: `1e131071`."""
     written_out = len(text)
-    for whole, decimals, exponent in _DIGITS.findall(_STRING.sub("", text)):
+    for whole, decimals, exponent in _SCIENTIFIC.findall(_STRING.sub("", text)):
         # Eight digits are enough to be refused, and converting more could take long.
         shift = int(exponent.lstrip("+-0")[:8] or 0) * (-1 if "-" in exponent else 1)
         written_out += abs(shift)

@@ -14,6 +14,7 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
+from payments import telemetry
 from payments.config import Settings
 from payments.errors import (
     MEDIA_TYPE,
@@ -117,6 +118,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         settings = self.settings
+        if self.parser.get_http_version() not in ("1.1", "1.0"):
+            raise MalformedRequest("This is not a request in HTTP/1.1.")
         if (
             # At most this many bytes can be the head, nearly always few enough not to count them.
             self._pending_bytes + self._chunk_bytes > settings.header_limit_bytes
@@ -230,7 +233,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def _answer(self, problem: Problem) -> None:
         if self.transport.is_closing():
             return
-        _logger.info("Refused before the application: %d %s", problem.status, problem.detail)
+        telemetry.observe(telemetry.OTHER_METHOD, "", problem.status, 0.0, None)
         body = problem.body()
         own = {
             **problem.headers,

@@ -12,12 +12,16 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 import asyncpg
 import msgspec
 
+from payments.errors import DatabaseUnavailable
 from payments.models import Payment
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
 
     Connection: TypeAlias = asyncpg.Connection | PoolConnectionProxy
+
+
+LAST_ID = 2**63 - 1
 
 
 class Creation(NamedTuple):
@@ -104,9 +108,9 @@ WHERE id = ANY($1::bigint[]) AND deleted_at IS NULL
 """
 
 # The guard against a second consumption stands in the WHERE, on the row as it is once it is
-# locked: of any number of callers one makes the transition. Rows are locked in the order of their
-# ids, so that two statements that want the same payments cannot deadlock. `updated_at` always
-# moves, because the ETag is made of it.
+# locked: of any number of callers one makes the transition. A row that somebody else has locked is
+# skipped and not waited for: one held row would otherwise stop all callers of the statement.
+# `updated_at` always moves, because the ETag is made of it.
 CONSUME = """
 WITH wanted AS MATERIALIZED (
   SELECT p.id, i.client, i.unchanged_since
@@ -114,7 +118,7 @@ WITH wanted AS MATERIALIZED (
   JOIN payments AS p ON p.id = i.id
   WHERE p.status = 'inserted' AND p.deleted_at IS NULL
   ORDER BY p.id
-  FOR UPDATE OF p
+  FOR UPDATE OF p SKIP LOCKED
 )
 UPDATE payments AS p
 SET
@@ -128,17 +132,24 @@ RETURNING p.id, p.status::text, p.data::text, p.payment::text, p.created_at, p.u
 """
 
 DELETE = """
-UPDATE payments
+WITH wanted AS MATERIALIZED (
+  SELECT id FROM payments
+  WHERE id = $1 AND deleted_at IS NULL AND ($3::timestamptz IS NULL OR updated_at = $3)
+  FOR UPDATE SKIP LOCKED
+)
+UPDATE payments AS p
 SET
   deleted_at = now(), deleted_by = $2,
-  updated_at = greatest(now(), updated_at + interval '1 microsecond')
-WHERE
-  id = $1 AND deleted_at IS NULL AND ($3::timestamptz IS NULL OR updated_at = $3)
-RETURNING id, status::text, data::text, payment::text, created_at, updated_at
+  updated_at = greatest(now(), p.updated_at + interval '1 microsecond')
+FROM wanted
+WHERE p.id = wanted.id
+RETURNING p.id, p.status::text, p.data::text, p.payment::text, p.created_at, p.updated_at
 """
 
 # One branch for each index; the condition on $1 alone shuts the other one before it starts, also in
-# a plan that is kept for all parameters. The running sum ends a page of large payments early.
+# a plan that is kept for all parameters. There is one lower bound, cursor or time, because an index
+# scan begins at one: with two it walks from the wrong one, as far as the list is long. The running
+# sum ends a page of large payments early.
 LIST = """
 SELECT id, status, data, payment, created_at, updated_at, bytes
 FROM (
@@ -152,11 +163,10 @@ FROM (
       FROM payments
       WHERE
         $1::text IS NULL AND deleted_at IS NULL
-        AND created_at > coalesce($2::timestamptz, '-infinity')
-        AND created_at < coalesce($3::timestamptz, 'infinity')
-        AND (created_at, id) > (coalesce($4::timestamptz, '-infinity'), $5::bigint)
+        AND (created_at, id) > (coalesce($2::timestamptz, '-infinity'), $3::bigint)
+        AND created_at < coalesce($4::timestamptz, 'infinity')
       ORDER BY created_at, id
-      LIMIT $6::bigint
+      LIMIT $5::bigint
     )
     UNION ALL
     (
@@ -165,15 +175,14 @@ FROM (
       WHERE
         $1::text IS NOT NULL AND deleted_at IS NULL
         AND status = $1::text::payment_status
-        AND created_at > coalesce($2::timestamptz, '-infinity')
-        AND created_at < coalesce($3::timestamptz, 'infinity')
-        AND (created_at, id) > (coalesce($4::timestamptz, '-infinity'), $5::bigint)
+        AND (created_at, id) > (coalesce($2::timestamptz, '-infinity'), $3::bigint)
+        AND created_at < coalesce($4::timestamptz, 'infinity')
       ORDER BY created_at, id
-      LIMIT $6::bigint
+      LIMIT $5::bigint
     )
   ) AS page
 ) AS measured
-WHERE bytes - own_bytes <= $7::bigint
+WHERE bytes - own_bytes <= $6::bigint
 ORDER BY created_at, id
 """
 
@@ -216,27 +225,43 @@ def _payment(row: asyncpg.Record) -> Payment:
     )
 
 
-async def create(connection: "Connection", creations: Sequence[Creation]) -> list[Created]:
-    """Makes the payments, in one transaction; a key that was used before answers its first one."""
+async def create(
+    connection: "Connection", creations: Sequence[Creation]
+) -> list[Created | Exception]:
+    """Makes the payments, in one transaction; a key that was used before answers its first one.
+
+    The first answers are looked up after the commit. If that fails, it fails for them alone: what
+    it raised would otherwise be taken for a failure of the creations, which stand.
+    """
     clients, keys, statuses, values, documents = zip(*creations, strict=True)
     rows = await connection.fetch(CREATE, clients, keys, statuses, values, documents)
-    answers = [
-        Created(_payment(row), replayed=False, matches=True) if row["id"] is not None else None
+    # A statement does not see what others committed while it ran: hence a second one.
+    again = [new for new, row in zip(creations, rows, strict=True) if row["id"] is None]
+    replays = iter(await _replay(connection, again) if again else [])
+    return [
+        next(replays) if row["id"] is None else Created(_payment(row), False, True) for row in rows
+    ]
+
+
+async def _replay(
+    connection: "Connection", creations: Sequence[Creation]
+) -> Sequence[Created | Exception]:
+    clients, keys, _, values, documents = zip(*creations, strict=True)
+    try:
+        rows = await connection.fetch(REPLAY, clients, keys, values, documents)
+    except Exception as error:
+        return [_unknown(error) for _ in creations]
+    return [
+        # Purged since: as good as a failure to look it up.
+        _unknown(None) if row["id"] is None else Created(_payment(row), True, row["matches"])
         for row in rows
     ]
-    again = [number for number, answer in enumerate(answers) if answer is None]
-    if again:
-        # A statement does not see what others committed while it ran: hence a second one.
-        repeated = [creations[number] for number in again]
-        for number, created in zip(again, await _replay(connection, repeated), strict=True):
-            answers[number] = created
-    return [answer for answer in answers if answer is not None]
 
 
-async def _replay(connection: "Connection", creations: Sequence[Creation]) -> list[Created]:
-    clients, keys, _, values, documents = zip(*creations, strict=True)
-    rows = await connection.fetch(REPLAY, clients, keys, values, documents)
-    return [Created(_payment(row), replayed=True, matches=row["matches"]) for row in rows]
+def _unknown(cause: Exception | None) -> DatabaseUnavailable:
+    error = DatabaseUnavailable("The first answer of this Idempotency-Key could not be read.")
+    error.__cause__ = cause
+    return error
 
 
 async def read(connection: "Connection", ids: Sequence[int]) -> list[Payment | None]:
@@ -262,7 +287,7 @@ async def consume(
 async def delete(
     connection: "Connection", id: int, client: str, unchanged_since: datetime | None
 ) -> Payment | None:
-    """Deletes a payment; returns it as it was, or None if nothing was changed."""
+    """Deletes a payment; returns it with its last `updated_at`, or None if nothing was changed."""
     row = await connection.fetchrow(DELETE, id, client, unchanged_since)
     return None if row is None else _payment(row)
 
@@ -273,14 +298,16 @@ async def list_page(connection: "Connection", page: Page) -> tuple[list[Payment]
     There are at most `limit`, and fewer when their data passes `limit_bytes`, but at least one if
     there is one at all.
     """
-    time, id = page.after or (None, 0)
+    bounds = [page.after] if page.after else []
+    if page.created_after:
+        bounds.append((page.created_after, LAST_ID))
+    time, id = max(bounds, default=(None, 0))
     rows = await connection.fetch(
         LIST,
         page.status,
-        page.created_after,
-        page.created_before,
         time,
         id,
+        page.created_before,
         page.limit + 1,
         page.limit_bytes,
     )

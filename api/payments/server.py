@@ -122,7 +122,7 @@ class Server(uvicorn.Server):
 
 
 def run(app: Application, settings: Settings) -> int:
-    """Serves on uvloop until a signal; returns the process's exit status, 0 after a full drain."""
+    """Serves on uvloop until a signal; returns the process's exit status, 0 after a drain."""
     server = Server(app, settings)
     try:
         server.run()

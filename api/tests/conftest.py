@@ -152,9 +152,11 @@ def settings_for(database: Database, **changes: Any) -> config.Settings:
 
 
 @asynccontextmanager
-async def serve(settings: config.Settings) -> AsyncIterator[str]:
+async def serve(
+    settings: config.Settings, application: Application | None = None
+) -> AsyncIterator[str]:
     """Runs the service in this process on a free port; gives its URL."""
-    server = Server(Application(settings), settings)
+    server = Server(application or Application(settings), settings)
     task = asyncio.create_task(server.serve())
     try:
         while not server.started:

@@ -487,6 +487,8 @@ async def test_a_slow_reader_gets_its_answer(client: Client) -> None:
         b"POST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
         b"CONNECT a:1 HTTP/1.1\r\n\r\n",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"GET / HTTP/2.0\r\n\r\n",
+        b"GET /\r\n\r\n",
         "GET /é HTTP/1.1\r\n\r\n".encode(),
         "GET /?é HTTP/1.1\r\n\r\n".encode(),
         b"GET http://[ HTTP/1.1\r\n\r\n",

@@ -1,0 +1,271 @@
+"""The command `payments`, run as its users run it."""
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from payments import auth
+from tests.conftest import API_DIRECTORY, Database, Serve, client
+
+NOWHERE = "postgresql://payments_app@/payments?host=/nowhere"
+
+
+class Result(NamedTuple):
+    """What a command left behind."""
+
+    status: int
+    output: str
+    error: str
+
+
+async def run(*arguments: str, **variables: str) -> Result:
+    """Runs the command with these `PAYMENTS_*` variables and no others."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PAYMENTS_")}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        "from payments.cli import main; main(prog_name='payments')",
+        *arguments,
+        cwd=API_DIRECTORY,
+        env=clean | {f"PAYMENTS_{name}": value for name, value in variables.items()},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(30):
+        output, error = await process.communicate()
+    assert process.returncode is not None
+    assert b"Traceback" not in error, error.decode()
+    return Result(process.returncode, output.decode(), error.decode())
+
+
+async def run_on(database: Database, *arguments: str, user: str = "payments_migrator") -> Result:
+    """Runs the command on the test's database."""
+    return await run(*arguments, DATABASE_URL=database.url(user))
+
+
+@pytest.mark.parametrize(
+    ("command", "teaches"),
+    [
+        ([], ["serve", "migrate", "keys", "purge", "roles", "PAYMENTS_DATABASE_URL"]),
+        (["serve"], ["SIGTERM"]),
+        (["migrate"], ["--dry-run", "Safe to run again"]),
+        (["roles"], ["administrator"]),
+        (["keys"], ["create", "list", "revoke"]),
+        (["keys", "create"], ["CLIENT", "--scope", "payments:read", "keys create shop"]),
+        (["keys", "list"], ["not stored"]),
+        (["keys", "revoke"], ["ID", "keys list", "30 seconds"]),
+        (["purge"], ["--retention-days", "365", "Idempotency-Key"]),
+    ],
+    ids=" ".join,
+)
+async def test_help_teaches(command: list[str], teaches: list[str]) -> None:
+    result = await run(*command, "--help")
+    assert result.status == 0
+    text = " ".join(result.output.split())
+    for words in teaches:
+        assert words in text
+
+
+async def test_a_key_is_made_listed_and_revoked(start: Serve, database: Database) -> None:
+    url = await start(key_refresh_seconds=0.1)
+    scopes = ("--scope", auth.READ, "--scope", auth.WRITE)
+    made = await run_on(database, "keys", "create", "shop", *scopes, "--expires-in-days", "7")
+    assert (made.status, made.error) == (0, "")
+    key = made.output.strip()
+    assert re.fullmatch(r"[A-Za-z0-9_-]{43}", key)
+    async with client(url, key) as api:
+        payment = await api.payment()
+        forbidden = await api.send("DELETE", f"/v1/payments/{payment['id']}")
+        assert forbidden.status_code == 403
+        listed = await run_on(database, "keys", "list")
+        assert listed.status == 0
+        [_, line] = listed.output.splitlines()
+        id, name, state, *_, first, second = line.split()
+        assert (name, state, first, second) == ("shop", "live", auth.READ, auth.WRITE)
+        assert key not in listed.output
+        revoked = await run_on(database, "keys", "revoke", id)
+        assert revoked.status == 0
+        assert "shop" in revoked.output
+        async with asyncio.timeout(10):
+            while (await api.create({"payment": 1})).status_code == 201:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+    assert "revoked" in (await run_on(database, "keys", "list")).output
+    again = await run_on(database, "keys", "revoke", id)
+    assert again.status == 1
+    assert f"no live key {id}" in again.error
+
+
+async def test_a_third_key(database: Database) -> None:
+    for _ in range(2):
+        await database.key("shop")
+    result = await run_on(database, "keys", "create", "shop", "--scope", auth.READ)
+    assert result.status == 1
+    assert "shop has 2 live keys" in result.error
+
+
+@pytest.mark.parametrize("name", ["Shop", "a shop", "x" * 64, ""])
+async def test_a_bad_client_name(database: Database, name: str) -> None:
+    result = await run_on(database, "keys", "create", name, "--scope", auth.READ)
+    assert result.status != 0
+    assert "CLIENT" in result.error
+    assert await database.fetch("SELECT FROM api_keys") == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["keys", "create", "shop"], "--scope"),
+        (["keys", "create", "--scope", auth.READ], "CLIENT"),
+        (["keys", "create", "shop", "--scope", "payments:everything"], "payments:write"),
+        (["keys", "create", "shop", "--scope", auth.READ, "--expires-in-days", "0"], "expires-in"),
+        (["keys", "revoke", "shop"], "ID"),
+        (["purge", "--retention-days", "0"], "retention-days"),
+        (["migrat"], "migrat"),
+    ],
+    ids=" ".join,
+)
+async def test_bad_arguments(arguments: list[str], says: str) -> None:
+    result = await run(*arguments, DATABASE_URL=NOWHERE)
+    assert result.status == 2
+    assert says in result.error
+
+
+@pytest.mark.parametrize(
+    "command", [["serve"], ["migrate"], ["roles"], ["keys", "list"], ["purge"]], ids=" ".join
+)
+async def test_without_a_database_url(command: list[str]) -> None:
+    result = await run(*command)
+    assert result.status == 1
+    assert "PAYMENTS_DATABASE_URL is not set" in result.error
+
+
+@pytest.mark.parametrize(
+    ("command", "url"),
+    [
+        (["serve"], "nonsense"),
+        (["serve"], "mysql://host/payments"),
+        (["migrate"], "nonsense"),
+        (["migrate"], NOWHERE),
+        (["keys", "list"], "postgresql://user@127.0.0.1:1/payments"),
+        (["keys", "list"], "postgresql://user@host:port/payments"),
+        (["purge"], "postgresql://user@host.invalid/payments"),
+        (["roles"], "postgres://%zz@/x?host=/nowhere"),
+    ],
+)
+async def test_a_bad_database_url(command: list[str], url: str) -> None:
+    result = await run(*command, DATABASE_URL=url)
+    assert result.status == 1
+    assert "PAYMENTS_DATABASE_URL" in result.error
+
+
+async def test_a_database_that_is_not_migrated(database: Database) -> None:
+    await database.fetch("DROP TABLE api_keys")
+    result = await run_on(database, "keys", "list")
+    assert result.status == 1
+    assert "api_keys" in result.error
+
+
+async def test_a_setting_that_does_not_exist() -> None:
+    result = await run("serve", DATABASE_URL=NOWHERE, BATCH_SIZES="3")
+    assert result.status == 1
+    assert "PAYMENTS_BATCH_SIZES" in result.error
+
+
+@pytest.mark.parametrize("variable", ["PAYMENTS_HTTP_PORT", "PAYMENTS_METRICS_PORT"])
+async def test_a_port_that_is_taken(variable: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        ports = {"HTTP_PORT": "0", "METRICS_PORT": "0"}
+        ports[variable.removeprefix("PAYMENTS_")] = str(taken.getsockname()[1])
+        result = await run("serve", DATABASE_URL=NOWHERE, HTTP_HOST="127.0.0.1", **ports)
+    assert result.status == 1
+    assert variable in result.error + result.output
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_serve_ends_with_a_signal(
+    database: Database, tmp_path: Path, number: signal.Signals
+) -> None:
+    log = tmp_path / "log"
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-c",
+            "from payments.cli import main; main()",
+            "serve",
+            cwd=API_DIRECTORY,
+            env=os.environ
+            | {
+                "PAYMENTS_DATABASE_URL": database.url(),
+                "PAYMENTS_HTTP_HOST": "127.0.0.1",
+                "PAYMENTS_HTTP_PORT": "0",
+                "PAYMENTS_METRICS_PORT": "0",
+                "PAYMENTS_SHUTDOWN_DELAY_SECONDS": "0",
+            },
+            stdout=output,
+            stderr=output,
+        )
+    async with asyncio.timeout(20):
+        while b"Listening" not in log.read_bytes():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        process.send_signal(number)
+        assert await process.wait() == 0
+    assert b"Traceback" not in log.read_bytes()
+
+
+async def test_migrate(database: Database) -> None:
+    await database.fetch("DROP TABLE payments, api_keys, schema_migrations")
+    dry = await run_on(database, "migrate", "--dry-run")
+    assert dry.status == 0
+    assert "0001_payments would be applied" in dry.output
+    assert "0001_payments applied" in (await run_on(database, "migrate")).output
+    assert (await run_on(database, "migrate")).output == "The schema is up to date.\n"
+    assert (await run_on(database, "roles", user="postgres")).status == 0
+    refused = await run_on(database, "migrate", user="payments_app")
+    assert refused.status == 1
+    assert "payments_owner" in refused.error
+
+
+async def test_purge_keeps_what_is_not_old_enough(database: Database) -> None:
+    await database.fetch("""
+        INSERT INTO payments (id, created_by, created_at, deleted_at, deleted_by)
+        SELECT n, 'shop', now() - interval '10 years',
+          CASE WHEN days IS NOT NULL THEN now() - days * interval '1 day' END,
+          CASE WHEN days IS NOT NULL THEN 'shop' END
+        FROM unnest('{NULL,0,199,201,364,366,4000}'::int[]) WITH ORDINALITY AS t (days, n)
+    """)
+
+    async def left() -> list[int]:
+        rows = await database.fetch("SELECT id FROM payments ORDER BY id")
+        return [row["id"] for row in rows]
+
+    result = await run_on(database, "purge")
+    assert (result.status, result.output) == (0, "2 payments removed.\n")
+    assert await left() == [1, 2, 3, 4, 5]
+    assert (await run_on(database, "purge", "--retention-days", "200")).status == 0
+    assert await left() == [1, 2, 3]
+
+
+async def test_purge_of_many(database: Database) -> None:
+    await database.fetch("""
+        INSERT INTO payments (created_by, deleted_at, deleted_by)
+        SELECT 'shop', now() - interval '2 years', 'shop' FROM generate_series(1, 2500)
+    """)
+    result = await run_on(database, "purge")
+    assert (result.status, result.output) == (0, "2500 payments removed.\n")
+    assert await database.fetch("SELECT FROM payments") == []
+
+
+async def test_the_service_itself_cannot_purge_or_make_keys(database: Database) -> None:
+    for command in (["purge"], ["keys", "create", "shop", "--scope", auth.READ]):
+        result = await run_on(database, *command, user="payments_app")
+        assert result.status == 1
+        assert "permission denied" in result.error

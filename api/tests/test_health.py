@@ -1,0 +1,278 @@
+"""`/livez`, `/readyz` and `/metrics`: what the cluster is told, and what a lost database costs."""
+
+import asyncio
+import os
+import re
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import httpx
+import pytest
+
+from tests.conftest import API_DIRECTORY, Api, Database, Serve, client, problem, waits_for_a_lock
+
+CONSUME = '{"status": "consumed"}'
+
+
+async def _check_not_ready(api: Api, says: str) -> None:
+    answer = await api.send("GET", "/readyz")
+    assert says in problem(answer, 503, "not-ready")["detail"]
+    assert int(answer.headers["Retry-After"]) >= 1
+
+
+async def test_healthy(shared: Api) -> None:
+    for path in ("/livez", "/readyz"):
+        answer = await shared.send("GET", path)
+        assert answer.status_code == 200
+        assert answer.headers["Content-Type"] == "application/json"
+        head = await shared.send("HEAD", path)
+        assert (head.status_code, head.content) == (200, b"")
+
+
+async def test_a_lost_database_comes_back_by_itself(api: Api, database: Database) -> None:
+    made = await api.payment()
+    path = f"/v1/payments/{made['id']}"
+    assert (await api.send("GET", "/readyz")).status_code == 200
+    async with database.away():
+        assert (await api.send("GET", "/livez")).status_code == 200
+        assert (await api.send("GET", "/status")).text == "ok"
+        await _check_not_ready(api, "database")
+        for method, address, body in (
+            ("POST", "/v1/payments", '{"payment": 1}'),
+            ("GET", "/v1/payments", None),
+            ("GET", path, None),
+            ("PATCH", path, CONSUME),
+            ("DELETE", path, None),
+            ("POST", "/create", "{}"),
+            ("PUT", f"/update/{made['id']}", CONSUME),
+            ("GET", "/list", None),
+            ("DELETE", f"/delete/{made['id']}", None),
+        ):
+            answer = await api.send(method, address, body)
+            problem(answer, 503, "database-unavailable")
+            assert int(answer.headers["Retry-After"]) >= 1
+    assert (await api.send("GET", path)).json() == made
+    assert (await api.send("GET", "/readyz")).status_code == 200
+
+
+async def test_a_lost_database_under_load(api: Api, database: Database) -> None:
+    await api.payment()
+    answers = []
+
+    async def create() -> None:
+        answers.append(await api.create({"payment": 1}))
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(10):
+            group.create_task(create())
+        async with database.away():
+            for _ in range(20):
+                group.create_task(create())
+            await asyncio.sleep(0.1)
+    assert {answer.status_code for answer in answers} <= {201, 503}
+    assert (await api.create({"payment": 1})).status_code == 201
+
+
+async def test_started_without_a_database(start: Serve, database: Database) -> None:
+    key = await database.key()
+    async with AsyncExitStack() as stack:
+        async with database.away():
+            api = await stack.enter_async_context(client(await start(), key))
+            assert (await api.send("GET", "/livez")).status_code == 200
+            await _check_not_ready(api, "database")
+            # It could be a good key, so that 401 would be a lie.
+            problem(await api.send("GET", "/v1/payments"), 503, "database-unavailable")
+        assert (await api.send("GET", "/readyz")).status_code == 200
+        assert (await api.send("GET", "/v1/payments")).status_code == 200
+
+
+async def test_a_server_that_is_not_there(start: Serve, database: Database) -> None:
+    with socket.socket() as taken:
+        # It listens and never answers.
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        silent = f"postgresql://payments_app@127.0.0.1:{taken.getsockname()[1]}/nothing"
+        waits = {"connect_timeout_seconds": 0.2, "ready_timeout_seconds": 0.2}
+        async with client(await start(database_url=silent, **waits), "x" * 43) as api:
+            assert (await api.send("GET", "/livez")).status_code == 200
+            await _check_not_ready(api, "database")
+            problem(await api.send("GET", "/v1/payments"), 503, "database-unavailable")
+
+
+async def test_a_busy_pool_is_ready(start: Serve, database: Database) -> None:
+    url = await start(pool_size=1)
+    async with client(url, await database.key()) as api, database.connect() as holder:
+        made = await api.payment()
+        transaction = holder.transaction()
+        await transaction.start()
+        await holder.execute("LOCK TABLE payments IN EXCLUSIVE MODE")
+        waiting = asyncio.create_task(api.send("PATCH", f"/v1/payments/{made['id']}", CONSUME))
+        await waits_for_a_lock(database)
+        for path in ("/readyz", "/livez"):
+            assert (await api.send("GET", path)).status_code == 200
+        assert not waiting.done()
+        await transaction.rollback()
+        assert (await waiting).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("DROP TABLE schema_migrations", "not migrated"),
+        ("DELETE FROM schema_migrations", "migration"),
+        ("ALTER DATABASE {} SET default_transaction_read_only = on", "read-only"),
+        ("ALTER DATABASE {} SET synchronous_commit = off", "synchronous_commit"),
+        (
+            "ALTER ROLE payments_app IN DATABASE {} SET synchronous_commit = off",
+            "synchronous_commit",
+        ),
+        ("ALTER DATABASE {} CONNECTION LIMIT 0", "does not answer"),
+        ("REVOKE SELECT ON schema_migrations FROM payments_app", "does not answer"),
+    ],
+)
+async def test_not_ready(start: Serve, database: Database, change: str, says: str) -> None:
+    await database.fetch(change.format(database.name))
+    async with client(await start(), "x" * 43) as api:
+        await _check_not_ready(api, says)
+        assert (await api.send("GET", "/livez")).status_code == 200
+
+
+async def test_many_probes_share_one_question(api: Api) -> None:
+    answers = await asyncio.gather(*(api.send("GET", "/readyz") for _ in range(200)))
+    assert {answer.status_code for answer in answers} == {200}
+
+
+async def test_a_database_that_becomes_read_only(api: Api, database: Database) -> None:
+    await api.payment()
+    assert (await api.send("GET", "/readyz")).status_code == 200
+    await database.fetch(f"ALTER DATABASE {database.name} SET default_transaction_read_only = on")
+    async with database.away():
+        pass
+    problem(await api.create({"payment": 1}), 503, "database-unavailable")
+    await _check_not_ready(api, "read-only")
+
+
+async def test_a_newer_schema_is_ready(start: Serve, database: Database) -> None:
+    await database.fetch("INSERT INTO schema_migrations VALUES (9999, 'later', 'x')")
+    async with client(await start(), "x" * 43) as api:
+        assert (await api.send("GET", "/readyz")).status_code == 200
+
+
+async def test_an_unmigrated_database_is_unavailable(api: Api, database: Database) -> None:
+    await database.fetch("DROP TABLE payments, api_keys")
+    answer = await api.create({"payment": 1})
+    problem(answer, 503, "database-unavailable")
+    assert int(answer.headers["Retry-After"]) >= 1
+
+
+async def test_a_service_that_is_told_to_stop(database: Database) -> None:
+    async with _process(database, shutdown_delay_seconds=1) as (url, _, process):
+        async with client(url, await database.key()) as api:
+            assert (await api.send("GET", "/readyz")).status_code == 200
+            process.terminate()
+            async with asyncio.timeout(1):
+                while (answer := await api.send("GET", "/readyz")).status_code == 200:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            assert "shutting down" in problem(answer, 503, "not-ready")["detail"]
+            # The load balancer does not know it yet.
+            made = await api.create({"payment": 1})
+            assert made.status_code == 201
+            assert made.headers["Connection"] == "close"
+            assert (await api.send("GET", "/livez")).status_code == 200
+        assert await process.wait() == 0
+
+
+# Processes and metrics
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
+@asynccontextmanager
+async def _process(
+    database: Database, shutdown_delay_seconds: float = 0
+) -> AsyncIterator[tuple[str, str, asyncio.subprocess.Process]]:
+    """Runs `payments serve`; gives the URLs of the API and of the metrics, and the process."""
+    ports = (_free_port(), _free_port())
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        "from payments.cli import main; main()",
+        "serve",
+        cwd=API_DIRECTORY,
+        stdout=asyncio.subprocess.DEVNULL,
+        env=os.environ
+        | {
+            "PAYMENTS_DATABASE_URL": database.url(),
+            "PAYMENTS_HTTP_HOST": "127.0.0.1",
+            "PAYMENTS_HTTP_PORT": str(ports[0]),
+            "PAYMENTS_METRICS_PORT": str(ports[1]),
+            "PAYMENTS_SHUTDOWN_DELAY_SECONDS": str(shutdown_delay_seconds),
+        },
+    )
+    try:
+        async with asyncio.timeout(20), httpx.AsyncClient() as http:
+            while True:
+                try:
+                    await http.get(f"http://127.0.0.1:{ports[0]}/livez")
+                    break
+                except httpx.ConnectError:
+                    await asyncio.sleep(0.02)
+        yield f"http://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}/metrics", process
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        assert await process.wait() == 0
+
+
+async def test_metrics(database: Database) -> None:
+    async with _process(database) as (url, metrics, _), client(url, await database.key()) as api:
+        made = await api.payment()
+        await api.create({"payment": 1}, Idempotency_Key="a")
+        await api.create({"payment": 1}, Idempotency_Key="a")
+        await api.send("PATCH", f"/v1/payments/{made['id']}", CONSUME)
+        await api.send("PATCH", f"/v1/payments/{made['id']}", CONSUME)
+        await api.send("DELETE", f"/v1/payments/{made['id']}")
+        await api.send("POST", "/create", CONSUME)
+        await api.send("GET", "/v1/payments/424242")
+        await api.send("GET", "/secret/424242")
+        await api.send("PROPFIND", "/v1/payments")
+        await api.send("BREW", "/v1/payments")
+        problem(await api.send("GET", "/metrics"), 404, "not-found")
+        text = (await api.http.get(metrics)).text
+        for path in ("/", "/livez", "/v1/payments"):
+            other = await api.http.get(metrics.replace("/metrics", path))
+            assert not other.headers["Content-Type"].startswith("application/json")
+    # No path, no key and no made-up method can make a series.
+    assert "424242" not in text
+    assert "secret" not in text
+    assert "BREW" not in text
+    assert "PROPFIND" not in text
+    values = dict(re.findall(r"^(payments_\w+_total(?:\{.*\})?) (\S+)$", text, re.MULTILINE))
+    assert values == {
+        "payments_created_total": "3.0",
+        "payments_consumed_total": "2.0",
+        "payments_deleted_total": "1.0",
+        "payments_idempotent_replays_total": "1.0",
+        'payments_old_route_calls_total{client="shop",http_route="/create"}': "1.0",
+    }
+    routes = set(re.findall(r'http_route="([^"]*)"', text))
+    assert routes == {"/v1/payments", "/v1/payments/{id}", "/create", "/livez", ""}
+    assert (
+        'http_server_request_duration_seconds_count{http_request_method="POST",'
+        'http_response_status_code="201",http_route="/v1/payments"} 3.0' in text
+    )
+
+
+async def test_a_dead_database_does_not_delay_liveness(api: Api, database: Database) -> None:
+    async with database.away():
+        waiting = [asyncio.create_task(api.create({"payment": 1})) for _ in range(50)]
+        assert (await api.send("GET", "/livez")).status_code == 200
+        for answer in await asyncio.gather(*waiting):
+            assert answer.status_code == 503

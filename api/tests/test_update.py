@@ -1,0 +1,236 @@
+"""`PATCH /v1/payments/{id}`: a payment is consumed once."""
+
+import asyncio
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from tests.conftest import CLIENT, Api, Database, Serve, client, problem
+
+CONSUME = '{"status": "consumed"}'
+INSERT = '{"status": "inserted"}'
+
+
+async def _row(database: Database, id: int) -> dict[str, Any]:
+    [row] = await database.fetch("SELECT * FROM payments WHERE id = $1", id)
+    return dict(row)
+
+
+async def test_consume(api: Api, database: Database) -> None:
+    made = await api.payment(12.5, {"a": 1})
+    answer = await api.send("PATCH", f"/v1/payments/{made['id']}", CONSUME)
+    assert answer.status_code == 200
+    consumed = answer.json()
+    assert consumed == made | {"status": "consumed", "updated_at": consumed["updated_at"]}
+    assert consumed["updated_at"] > made["updated_at"]
+    read = await api.send("GET", f"/v1/payments/{made['id']}")
+    assert read.content == answer.content
+    assert read.headers["ETag"] == answer.headers["ETag"]
+    row = await _row(database, made["id"])
+    assert row["consumed_by"] == CLIENT
+    assert row["consumed_at"] == datetime.fromisoformat(consumed["updated_at"])
+
+
+async def test_consume_twice_changes_nothing(api: Api, database: Database) -> None:
+    path = f"/v1/payments/{(made := await api.payment())['id']}"
+    first = await api.send("PATCH", path, CONSUME)
+    row = await _row(database, made["id"])
+    async with client(api.url, await database.key("other")) as other:
+        second = await other.send("PATCH", path, CONSUME)
+    assert second.status_code == 200
+    assert second.content == first.content
+    assert second.headers["ETag"] == first.headers["ETag"]
+    assert await _row(database, made["id"]) == row
+
+
+async def test_insert_what_is_inserted_changes_nothing(api: Api, database: Database) -> None:
+    made = await api.payment()
+    row = await _row(database, made["id"])
+    answer = await api.send("PATCH", f"/v1/payments/{made['id']}", INSERT)
+    assert answer.status_code == 200
+    assert answer.json() == made
+    assert await _row(database, made["id"]) == row
+
+
+async def test_back_to_inserted_is_a_conflict(api: Api, database: Database) -> None:
+    path = f"/v1/payments/{(made := await api.payment())['id']}"
+    await api.send("PATCH", path, CONSUME)
+    row = await _row(database, made["id"])
+    problem(await api.send("PATCH", path, INSERT), 409, "status-conflict")
+    assert await _row(database, made["id"]) == row
+
+
+@pytest.mark.parametrize("method", ["PATCH", "PUT"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "{}",
+        '{"status": null}',
+        '{"status": ""}',
+        '{"status": "Consumed"}',
+        '{"status": "consumed "}',
+        '{"status": "deleted"}',
+        '{"status": 1}',
+        '{"status": ["consumed"]}',
+        '{"status": "consumed", "payment": 1}',
+        '{"status": "consumed", "data": {}}',
+        '{"payment": 1}',
+    ],
+)
+async def test_refused(shared: Api, method: str, body: str) -> None:
+    made = await shared.payment()
+    prefix = "/v1/payments" if method == "PATCH" else "/update"
+    problem(await shared.send(method, f"{prefix}/{made['id']}", body), 422, "invalid-request")
+    assert (await shared.send("GET", f"/v1/payments/{made['id']}")).json() == made
+
+
+async def test_no_such_payment(shared: Api) -> None:
+    for body in (CONSUME, INSERT):
+        answer = await shared.send("PATCH", "/v1/payments/999999999", body)
+        problem(answer, 404, "payment-not-found")
+        answer = await shared.send("PATCH", "/v1/payments/999999999", body, If_Match="*")
+        problem(answer, 404, "payment-not-found")
+
+
+async def test_a_deleted_payment(shared: Api) -> None:
+    path = f"/v1/payments/{(await shared.payment())['id']}"
+    await shared.send("DELETE", path)
+    for body in (CONSUME, INSERT):
+        problem(await shared.send("PATCH", path, body), 404, "payment-not-found")
+
+
+# If-Match
+
+
+@pytest.mark.parametrize(
+    ("names", "status"),
+    [
+        ("{etag}", 200),
+        ("*", 200),
+        ('"other", {etag}', 200),
+        ('W/"other",{etag} , "third"', 200),
+        ('"other"', 412),
+        ("W/{etag}", 412),
+        ('"other", W/{etag}', 412),
+        ("", 412),
+        ("nonsense", 412),
+        ("{bare}", 412),
+        ('"{bare}', 412),
+        ("x{etag}", 412),
+        ("{etag}x", 412),
+        ('"a" {etag}', 412),
+        ("w/{etag}", 412),
+        ("*, {etag}", 412),
+    ],
+)
+@pytest.mark.parametrize("body", [CONSUME, INSERT])
+async def test_if_match(shared: Api, names: str, status: int, body: str) -> None:
+    path = f"/v1/payments/{(made := await shared.payment())['id']}"
+    etag = (await shared.send("GET", path)).headers["ETag"]
+    value = names.format(etag=etag, bare=etag.strip('"'))
+    answer = await shared.send("PATCH", path, body, If_Match=value)
+    if status == 412:
+        assert etag in problem(answer, 412, "precondition-failed")["detail"]
+        assert (await shared.send("GET", path)).json() == made
+    else:
+        assert answer.status_code == status
+
+
+async def test_a_stale_etag(shared: Api) -> None:
+    path = f"/v1/payments/{(await shared.payment())['id']}"
+    stale = (await shared.send("GET", path)).headers["ETag"]
+    current = (await shared.send("PATCH", path, CONSUME)).headers["ETag"]
+    for body in (CONSUME, INSERT):
+        answer = await shared.send("PATCH", path, body, If_Match=stale)
+        problem(answer, 412, "precondition-failed")
+    answer = await shared.send("PATCH", path, CONSUME, If_Match=current)
+    assert answer.status_code == 200
+    assert answer.headers["ETag"] == current
+    answer = await shared.send("PATCH", path, INSERT, If_Match=current)
+    problem(answer, 409, "status-conflict")
+
+
+async def test_a_new_etag_also_when_the_clock_has_gone_back(api: Api, database: Database) -> None:
+    made = await api.payment()
+    path = f"/v1/payments/{made['id']}"
+    await database.fetch("UPDATE payments SET updated_at = now() + interval '1 hour'")
+    before = await api.send("GET", path)
+    after = await api.send("PATCH", path, CONSUME)
+    assert after.headers["ETag"] != before.headers["ETag"]
+    assert after.json()["updated_at"] > before.json()["updated_at"]
+
+
+async def test_of_many_with_one_etag_one_wins(shared: Api) -> None:
+    path = f"/v1/payments/{(await shared.payment())['id']}"
+    etag = (await shared.send("GET", path)).headers["ETag"]
+    answers = await asyncio.gather(
+        *(shared.send("PATCH", path, CONSUME, If_Match=etag) for _ in range(16))
+    )
+    assert sorted(answer.status_code for answer in answers) == [200] + [412] * 15
+
+
+# Many at once
+
+TRANSITIONS = """
+CREATE TABLE transitions (at timestamptz DEFAULT clock_timestamp(), consumed_by text);
+GRANT INSERT ON transitions TO payments_app;
+CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  INSERT INTO transitions (consumed_by) VALUES (NEW.consumed_by);
+  RETURN NEW;
+END
+$$;
+CREATE TRIGGER note AFTER UPDATE ON payments FOR EACH ROW EXECUTE FUNCTION note();
+"""
+
+
+async def test_64_clients_consume_one_payment(start: Serve, database: Database) -> None:
+    async with database.connect() as connection:
+        await connection.execute(TRANSITIONS)
+    # Two processes, each with batches of its own, as behind a load balancer.
+    urls = [await start(), await start(batch_size=3)]
+    apis = [Api(urls[n % 2], await database.key(f"client-{n}")) for n in range(64)]
+    try:
+        path = f"/v1/payments/{(made := await apis[0].payment())['id']}"
+        answers = await asyncio.gather(*(api.send("PATCH", path, CONSUME) for api in apis))
+    finally:
+        for api in apis:
+            await api.http.aclose()
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.content for answer in answers}) == 1
+    [transition] = await database.fetch("SELECT consumed_by FROM transitions")
+    row = await _row(database, made["id"])
+    assert row["consumed_by"] == transition["consumed_by"]
+    assert row["consumed_at"] == row["updated_at"]
+
+
+async def test_overlapping_sets_of_payments(start: Serve, database: Database) -> None:
+    key = await database.key()
+    apis = [Api(await start(batch_size=7), key), Api(await start(batch_size=5), key)]
+    async with apis[0].http, apis[1].http:
+        made = await asyncio.gather(*(apis[0].payment() for _ in range(20)))
+        paths = [f"/v1/payments/{one['id']}" for one in made]
+        answers = await asyncio.gather(
+            *(apis[0].send("PATCH", path, CONSUME) for path in paths),
+            *(apis[1].send("PATCH", path, CONSUME) for path in reversed(paths)),
+        )
+    assert {answer.status_code for answer in answers} == {200}
+
+
+async def test_a_locked_payment_does_not_fail_the_others(start: Serve, database: Database) -> None:
+    url = await start(
+        lock_timeout_seconds=0.3, statement_timeout_seconds=0.4, command_timeout_seconds=0.5
+    )
+    async with (
+        client(url, await database.key()) as api,
+        database.connect() as holder,
+        holder.transaction(),
+    ):
+        made = [await api.payment() for _ in range(4)]
+        await holder.execute("SELECT FROM payments WHERE id = $1 FOR UPDATE", made[1]["id"])
+        answers = await asyncio.gather(
+            *(api.send("PATCH", f"/v1/payments/{one['id']}", CONSUME) for one in made)
+        )
+    assert [answer.status_code for answer in answers] == [200, 503, 200, 200]
+    assert int(answers[1].headers["Retry-After"]) >= 1
