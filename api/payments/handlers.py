@@ -95,6 +95,7 @@ class Handlers:
         response.status = 201
         response.set_header("Location", f"/v1/payments/{created.payment.id}")
         if created.replayed:
+            telemetry.idempotent_replays.inc()
             response.set_header("Idempotent-Replayed", "true")
         _answer(response, created.payment)
 
@@ -219,9 +220,7 @@ class Handlers:
 
     async def _create(self, creation: Creation) -> Created:
         created = await self._creations.submit(creation)
-        if created.replayed:
-            telemetry.idempotent_replays.inc()
-        else:
+        if not created.replayed:
             telemetry.payments_created.inc()
         return created
 
