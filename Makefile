@@ -86,4 +86,4 @@ lock: $(STAMP) ## Resolves the dependencies anew and writes both lock files
 
 .PHONY: clean
 clean: ## Removes what can be made again; .data, with the database, stays
-	rm -rf .venv .tools .cache api/.mypy_cache api/.pytest_cache api/.ruff_cache api/.hypothesis api/.coverage*
+	rm -rf .venv .install.lock .cache api/.mypy_cache api/.pytest_cache api/.ruff_cache api/.hypothesis api/.coverage*

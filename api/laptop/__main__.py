@@ -48,11 +48,14 @@ The payments API is ready.
   Docs       {url}/docs
   Metrics    http://{host}:{metrics_port}/metrics
   API key    {key}
-  Database   {database}
 
 Create a payment:
 
   {curl}
+
+Tell the command `payments` where the database is:
+
+  export PAYMENTS_DATABASE_URL='{database}'
 
 Ctrl-C stops it; the data stays in {data}.
 """
@@ -93,8 +96,11 @@ def main() -> int:
     try:
         _run(options)
     except KeyboardInterrupt:
-        pass
-    except (LaunchError, ClusterError, AlreadyRunning) as error:
+        print(f"Stopped; the data is in {options.data}.", flush=True)
+    except AlreadyRunning as error:
+        print(f"make run is {error}; end that one first", file=sys.stderr)
+        return 1
+    except (LaunchError, ClusterError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
@@ -196,7 +202,8 @@ async def _prepare(cluster: Cluster, key: Path) -> None:
 async def _create_database(url: str) -> None:
     connection = await asyncpg.connect(url, timeout=10)
     try:
-        with contextlib.suppress(asyncpg.DuplicateDatabaseError):
+        there = "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)"
+        if not await connection.fetchval(there, DATABASE):
             await connection.execute(f'CREATE DATABASE "{DATABASE}"')
     finally:
         await connection.close()

@@ -216,6 +216,11 @@ def _run(work: Coroutine[Any, Any, Result]) -> Result:
     except asyncpg.CheckViolationError as error:
         reason = REFUSALS.get(str(error.constraint_name), f"refused by {error.constraint_name}")
         raise click.ClickException(reason) from None
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise click.ClickException(
+            f"the user of PAYMENTS_DATABASE_URL may not do this ({error}): `roles` connects as the"
+            " administrator, other commands as payments_migrator"
+        ) from None
     except asyncpg.PostgresError as error:
         raise click.ClickException(f"PAYMENTS_DATABASE_URL: {error}") from None
     except db.UNAVAILABLE as error:

@@ -39,7 +39,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = True
     log_level: Annotated[
         str,
-        Meta(pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Least severity that is logged"),
+        Meta(
+            pattern="^(DEBUG|INFO|WARNING|ERROR)$",
+            description="Least severity that is logged: DEBUG, INFO, WARNING or ERROR",
+        ),
     ] = "INFO"
 
     body_limit_bytes: Annotated[Count, Meta(description="Larger bodies are refused with 413")] = (
@@ -149,7 +152,8 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
             values[field] = msgspec.convert(text, fields[field], strict=False)
         except msgspec.ValidationError as error:
             # The database's URL can carry a password, so that no value is repeated here.
-            raise SettingsError(f"{variable(field)}: {error}") from None
+            reason = str(error).replace(", got `str`", ", which this text is not")
+            raise SettingsError(f"{variable(field)}: {reason}") from None
     return check(Settings(**values))
 
 
