@@ -33,7 +33,6 @@ LEGACY_PAGE_ROWS = 1000
 LEGACY_PAGE_BYTES = 256 * 1024  # what each reader of /list costs in memory, some times over
 LOCKED_PAUSE_SECONDS = 0.05  # many round trips to the database, and short for who waits
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ENTITY_TAG = re.compile(r'[ \t]*(?:(W/)?("[^"]*")[ \t]*)?(?:,|$)')
 _IDEMPOTENCY_KEY = re.compile(r"[ -~]{1,255}")
 _LIMIT = re.compile(r"[0-9]{1,4}")
@@ -324,13 +323,13 @@ def _utc(name: str, time: datetime | None) -> datetime | None:
 
 
 def _cursor(payment: Payment) -> str:
-    microseconds = (payment.created_at - _EPOCH) // timedelta.resolution
-    return base64.urlsafe_b64encode(struct.pack(">qq", microseconds, payment.id)).decode()[:22]
+    position = struct.pack(">qq", models.microseconds(payment.created_at), payment.id)
+    return base64.urlsafe_b64encode(position).decode()[:22]
 
 
 def _position(cursor: str) -> tuple[datetime, int]:
     microseconds, id = struct.unpack(">qq", base64.urlsafe_b64decode(f"{cursor}=="))
     try:
-        return _EPOCH + timedelta(microseconds=microseconds), id
+        return models.EPOCH + timedelta(microseconds=microseconds), id
     except OverflowError:
         raise InvalidRequest("`cursor` is not one that this service gave.") from None

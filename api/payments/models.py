@@ -2,7 +2,7 @@
 
 import json
 import re
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Literal, TypeVar
 
@@ -33,8 +33,7 @@ _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 _BRACKET = re.compile(r"[\[\]{}]")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
-_EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
-_MICROSECOND = datetime.resolution
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Payment(msgspec.Struct, frozen=True):
@@ -50,7 +49,12 @@ class Payment(msgspec.Struct, frozen=True):
     @property
     def etag(self) -> str:
         """The strong validator (RFC 9110, 8.8.3): whatever changes a payment moves `updated_at`."""
-        return f'"{self.id:x}-{(self.updated_at - _EPOCH) // _MICROSECOND:x}"'
+        return f'"{self.id:x}-{microseconds(self.updated_at):x}"'
+
+
+def microseconds(time: datetime) -> int:
+    """Returns the exact number of microseconds since 1970, as PostgreSQL keeps times."""
+    return (time - EPOCH) // timedelta.resolution
 
 
 class NewPayment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -1,7 +1,7 @@
-"""The SQL, whole and static, each statement beside the function that runs it.
+"""The service's SQL, whole and static; each statement runs in a transaction of its own.
 
-A statement takes many callers' rows at once as arrays (`unnest … WITH ORDINALITY`), runs in its own
-transaction, and its answers come back in the order of its input.
+What callers share (creations, reads, consumptions) takes many callers' rows at once as arrays, and
+gives their answers in the order of its input.
 """
 
 from collections.abc import Sequence
@@ -53,12 +53,12 @@ class Consumption(NamedTuple):
 class Page(NamedTuple):
     """What a list asks for; times are exclusive, None is no bound."""
 
+    limit: int
+    limit_bytes: int
     status: str | None = None
     created_after: datetime | None = None
     created_before: datetime | None = None
     after: tuple[datetime, int] | None = None
-    limit: int = 100
-    limit_bytes: int = 4 * 1024 * 1024
 
 
 # The ids are drawn before the insert, so that a row which the key's index refuses is told from one

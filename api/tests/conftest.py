@@ -284,4 +284,3 @@ async def waits_for_a_lock(database: Database) -> None:
 
 
 API_DIRECTORY = Path(__file__).parent.parent
-Report = Callable[[str], None]
