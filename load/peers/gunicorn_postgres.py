@@ -4,7 +4,8 @@
 
 Workers are `gthread`: `sync` ones close the connection after each answer, and one of them does
 nothing while it waits for the database. The driver is psycopg 3, with a connection a thread. It
-checks that a key is live, and not its scopes.
+checks that a key is live, and not its scopes. The port opens before the workers have started: wait
+for an answer before measuring.
 """
 
 import hashlib

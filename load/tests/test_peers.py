@@ -67,8 +67,8 @@ def serving(peer: str, key: str, **environment: str) -> Iterator[httpx.Client]:
     )
     try:
         assert wait_until(
-            lambda: process.poll() is not None or _listens(port), START_TIMEOUT_SECONDS
-        ), f"{peer} does not listen"
+            lambda: process.poll() is not None or _answers(client), START_TIMEOUT_SECONDS
+        ), f"{peer} does not answer"
         assert process.poll() is None, f"{peer} did not start"
         yield client
     finally:
@@ -77,9 +77,12 @@ def serving(peer: str, key: str, **environment: str) -> Iterator[httpx.Client]:
         process.wait(10)
 
 
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+def _answers(client: httpx.Client) -> bool:
+    # That the port is open says little: gunicorn opens it before its workers have started.
+    try:
+        return client.get("/").status_code in {401, 404}
+    except httpx.TransportError:
+        return False
 
 
 def check_payment(payment: dict[str, object]) -> None:
