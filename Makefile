@@ -25,6 +25,12 @@ ifneq ($(CURDIR),$(shell cat $(STAMP) 2>/dev/null))
 .PHONY: $(STAMP)
 endif
 
+# The same for the programs that the charts' tests call.
+CHART_STAMP := .venv-charts/installed
+ifneq ($(CURDIR),$(shell cat $(CHART_STAMP) 2>/dev/null))
+.PHONY: $(CHART_STAMP)
+endif
+
 .PHONY: help
 help: ## Lists the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,19 +49,22 @@ run: $(STAMP) ## Serves on http://127.0.0.1:8000 with a PostgreSQL of its own (P
 	@cd api && exec $(DIE_WITH_MAKE) $(BIN)/python -m laptop --port '$(PORT)' --metrics-port '$(METRICS_PORT)'
 
 .PHONY: test
-test: system-packages lint types migrations-lint unit ## Checks everything: style, types, migrations, all tests
+test: system-packages lint types migrations-lint unit charts ## Checks everything: style, types, migrations, all tests
 
 .PHONY: lint
 lint: $(STAMP) ## Checks the style (ruff)
 	cd api && $(BIN)/ruff check && $(BIN)/ruff format --check
+	cd charts && $(BIN)/ruff check && $(BIN)/ruff format --check
 
 .PHONY: format
 format: $(STAMP) ## Brings the code into the style (ruff)
 	cd api && $(BIN)/ruff check --fix && $(BIN)/ruff format
+	cd charts && $(BIN)/ruff check --fix && $(BIN)/ruff format
 
 .PHONY: types
 types: $(STAMP) ## Checks the types (mypy, strict)
 	cd api && $(BIN)/mypy
+	cd charts && $(BIN)/mypy
 
 .PHONY: migrations-lint
 migrations-lint: $(STAMP) ## Checks that migrations are safe on a live database (squawk)
@@ -72,18 +81,27 @@ unit: $(STAMP) ## Runs the test suite on a real PostgreSQL and prints the branch
 	cd api && HOME='$(BROWSER_HOME)' $(BIN)/coverage run -m pytest -n 2
 	cd api && $(BIN)/coverage combine --quiet && $(BIN)/coverage report
 
+$(CHART_STAMP): $(STAMP) charts/tests/requirements.lock charts/tests/clients.lock
+	@charts/tests/install $@
+
+.PHONY: charts
+charts: $(STAMP) $(CHART_STAMP) ## Tests the charts as Helm renders them, without a cluster
+	cd charts && $(BIN)/python -m pytest -n 2
+
 .PHONY: system-packages
 system-packages: ## Installs the browser that a test drives, as root on Debian; else says what is missing
 	@api/laptop/system_packages
 
-UV_COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+UV_OPTIONS := --quiet --upgrade --universal --python-version 3.11 \
   --generate-hashes --no-emit-index-url --no-header --system-certs
+UV_COMPILE := $(BIN)/uv pip compile $(UV_OPTIONS)
 
 .PHONY: lock
 lock: $(STAMP) ## Resolves the dependencies anew and writes both lock files
 	cd api && $(UV_COMPILE) --output-file requirements.lock pyproject.toml
 	cd api && $(UV_COMPILE) --extra dev -c requirements.lock --output-file requirements-dev.lock pyproject.toml
+	cd charts/tests && ../$(BIN)/uv pip compile $(UV_OPTIONS) --output-file requirements.lock requirements.in
 
 .PHONY: clean
 clean: ## Removes what can be made again; .data, with the database, stays
-	rm -rf .venv .install.lock .cache api/.mypy_cache api/.pytest_cache api/.ruff_cache api/.hypothesis api/.coverage*
+	rm -rf .venv .venv-charts .install.lock .cache {api,charts}/.mypy_cache {api,charts}/.pytest_cache {api,charts}/.ruff_cache api/.hypothesis api/.coverage*
