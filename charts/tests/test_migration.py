@@ -1,7 +1,7 @@
 """The migration: before everything else, on its own, and harmless when it fails."""
 
-from tests.conftest import Manifest, one
 from payments import migrate
+from tests.conftest import Manifest, one
 
 HOOK = "helm.sh/hook"
 WEIGHT = "helm.sh/hook-weight"
