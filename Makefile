@@ -49,7 +49,7 @@ run: $(STAMP) ## Serves on http://127.0.0.1:8000 with a PostgreSQL of its own (P
 	@cd api && exec $(DIE_WITH_MAKE) $(BIN)/python -m laptop --port '$(PORT)' --metrics-port '$(METRICS_PORT)'
 
 .PHONY: test
-test: system-packages lint types migrations-lint unit charts ## Checks everything: style, types, migrations, all tests
+test: system-packages lint types migrations-lint image-lint unit charts ## Checks everything: style, types, migrations, all tests
 
 .PHONY: lint
 lint: $(STAMP) ## Checks the style (ruff)
@@ -91,6 +91,32 @@ charts: $(STAMP) $(CHART_STAMP) ## Tests the charts as Helm renders them, withou
 .PHONY: system-packages
 system-packages: ## Installs the browser that a test drives, as root on Debian; else says what is missing
 	@api/laptop/system_packages
+
+# The local name of the image; CI gives the registry's.
+IMAGE ?= payments:local
+# Another base than the Dockerfile's: a mirror, say.
+BASE ?=
+# linux/amd64,linux/arm64 with --push in BUILD_FLAGS makes one name for both.
+PLATFORMS ?=
+BUILD_FLAGS ?=
+DOCKER ?= docker
+
+# The time of the commit, not of the build: one commit makes one image.
+GIT_TIME = $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+
+.PHONY: image
+image: ## Builds the container image (IMAGE=, BASE=, PLATFORMS=, BUILD_FLAGS=, DOCKER=)
+	@$(DOCKER) version >/dev/null || { echo "make image needs Docker: see the message above" >&2; exit 1; }
+	DOCKER_BUILDKIT=1 $(DOCKER) build --tag '$(IMAGE)' $(BUILD_FLAGS) \
+	  $(if $(BASE),--build-arg BASE='$(BASE)') $(if $(PLATFORMS),--platform '$(PLATFORMS)') \
+	  --build-arg VERSION="$$(git describe --tags --always --dirty 2>/dev/null || echo unknown)" \
+	  --build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null || echo unknown)" \
+	  --build-arg CREATED="$$(date --utc --date=@$(GIT_TIME) +%Y-%m-%dT%H:%M:%SZ)" \
+	  --build-arg SOURCE_DATE_EPOCH=$(GIT_TIME) api
+
+.PHONY: image-lint
+image-lint: $(STAMP) ## Checks the Dockerfile (hadolint)
+	cd api && $(BIN)/hadolint Dockerfile
 
 UV_OPTIONS := --quiet --upgrade --universal --python-version 3.11 \
   --generate-hashes --no-emit-index-url --no-header --system-certs

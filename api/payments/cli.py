@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import asyncpg
 import click
 
-from payments import auth, config, db, migrate, queries
+from payments import __version__, auth, config, db, migrate, queries
 
 Result = TypeVar("Result")
 
@@ -26,7 +26,7 @@ PURGE_ROWS = 1000  # a statement's worth: short locks, and progress that can be 
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="payments")
+@click.version_option(__version__)
 def main() -> None:
     """The payments API and its upkeep.
 
