@@ -88,6 +88,19 @@ $(CHART_STAMP): $(STAMP) charts/tests/requirements.lock charts/tests/clients.loc
 charts: $(STAMP) $(CHART_STAMP) ## Tests the charts as Helm renders them, without a cluster
 	cd charts && $(BIN)/python -m pytest -n 2
 
+# What puts an image archive on the cluster's nodes.
+IMAGE_LOADER ?= kind load image-archive
+# This machine as pods see it: PostgreSQL listens there. In kind, the bridge of its Docker network.
+HOST_ADDRESS ?= 172.18.0.1
+export HOST_ADDRESS
+
+.PHONY: test-cluster
+test-cluster: $(STAMP) $(CHART_STAMP) ## Tests image and chart on the cluster of KUBECONFIG, and writes docs/kubernetes.md (IMAGE_LOADER=, HOST_ADDRESS=)
+	@mkdir -p '$(XDG_CACHE_HOME)'
+	$(DOCKER) save --output '$(XDG_CACHE_HOME)/image.tar' '$(IMAGE)'
+	$(IMAGE_LOADER) '$(XDG_CACHE_HOME)/image.tar'
+	cd charts && IMAGE='$(IMAGE)' $(BIN)/python -m pytest -s --timeout 900 tests/cluster
+
 .PHONY: system-packages
 system-packages: ## Installs the browser that a test drives, as root on Debian; else says what is missing
 	@api/laptop/system_packages

@@ -133,8 +133,13 @@ class Database:
 @pytest.fixture(scope="session")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
     """The database that the cluster's pods use; empty but for its roles."""
-    with socket.create_server((HOST_ADDRESS, 0)) as free:
-        port = free.getsockname()[1]
+    try:
+        with socket.create_server((HOST_ADDRESS, 0)) as free:
+            port = free.getsockname()[1]
+    except OSError as error:
+        raise pytest.UsageError(
+            f"HOST_ADDRESS {HOST_ADDRESS} is not this machine's address as pods see it: {error}"
+        ) from None
     data = tmp_path_factory.mktemp("postgresql") / "data"
     with PostgreSQL(data, {"listen_addresses": HOST_ADDRESS, "port": str(port)}) as server:
         with (data / "pg_hba.conf").open("a") as access:
@@ -192,6 +197,20 @@ def python(pod_: str, code: str, *arguments: str, namespace: str = NAMESPACE) ->
     return kubectl(
         "exec", pod_, "--", "python3", "-c", code, *arguments, namespace=namespace
     ).strip()
+
+
+def pytest_configure() -> None:
+    """Says what is missing before anything else does.
+
+    Raises:
+        pytest.UsageError: KUBECONFIG does not lead to a cluster.
+    """
+    if "KUBECONFIG" not in os.environ:
+        raise pytest.UsageError("KUBECONFIG is not set: it names the cluster to test on")
+    try:
+        run("kubectl", "version", "--request-timeout=10s")
+    except CommandFailed as error:
+        raise pytest.UsageError(f"KUBECONFIG leads to no cluster: {error}") from None
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -307,7 +326,12 @@ class Release:
             },
         }
 
-    def upgrade(self, values: Manifest | None = None, seconds: int = 180) -> float:
+    def upgrade(
+        self,
+        values: Manifest | None = None,
+        seconds: int = 180,
+        chart: Path = CHARTS / "payments",
+    ) -> float:
         """Installs or upgrades and waits until it is done; returns how many seconds it took.
 
         Raises:
@@ -319,7 +343,7 @@ class Release:
             "upgrade",
             "--install",
             "payments",
-            str(CHARTS / "payments"),
+            str(chart),
             f"--namespace={NAMESPACE}",
             "--values=-",
             "--rollback-on-failure",
@@ -328,6 +352,10 @@ class Release:
             given=json.dumps(merge(self.values, values or {})),
         )
         return time.monotonic() - began
+
+    def rollback(self) -> None:
+        """Goes back to the release before, and waits until it serves."""
+        run("helm", "rollback", "payments", f"--namespace={NAMESPACE}", "--wait", "--timeout=180s")
 
 
 @pytest.fixture(scope="session")

@@ -6,10 +6,13 @@ is dead, for instance.
 
 import asyncio
 import json
+import shutil
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from payments import migrate
 from tests.cluster.conftest import (
@@ -34,6 +37,7 @@ from tests.cluster.conftest import (
     start,
     wait_until,
 )
+from tests.conftest import CHARTS
 
 RATE = 200  # requests a second
 UPDATES = 10
@@ -238,6 +242,35 @@ def test_an_upgrade_whose_pods_never_get_ready_is_taken_back(
         "An upgrade whose pods never get ready (a wrong password), `--timeout 45s`",
         f"rolled back after {seconds:.0f} s, the same pods serve on; {served(load)}",
     )
+
+
+def test_an_earlier_chart_upgrades_to_this_one_and_back(
+    release: Release, database: Database, key: str, figures: Figures, tmp_path: Path
+) -> None:
+    """There is no earlier release yet: what stands for it is this chart under an earlier number."""
+    earlier = tmp_path / "payments"
+    shutil.copytree(CHARTS / "payments", earlier)
+    chart = yaml.safe_load((earlier / "Chart.yaml").read_text())
+    assert chart["version"] == chart["appVersion"] == "0.1.0"
+    chart |= {"version": "0.0.1", "appVersion": "0.0.1"}
+    (earlier / "Chart.yaml").write_text(yaml.safe_dump(chart))
+
+    def version() -> Any:
+        return get("deployment", "payments")["metadata"]["labels"]["app.kubernetes.io/version"]
+
+    versions = []
+    with Load(key, RATE) as load:
+        for step in (
+            lambda: release.upgrade(chart=earlier),
+            release.upgrade,
+            release.rollback,
+            release.upgrade,
+        ):
+            step()
+            versions.append(version())
+    assert versions == ["0.0.1", "0.1.0", "0.0.1", "0.1.0"]
+    assert_nothing_failed(load, database)
+    figures.add("0.0.1 → this version → rolled back to 0.0.1 → this version", served(load))
 
 
 def test_a_drain_leaves_one_pod_serving(database: Database, key: str, figures: Figures) -> None:
