@@ -127,6 +127,11 @@ image: ## Builds the container image (IMAGE=, BASE=, PLATFORMS=, BUILD_FLAGS=, D
 	  --build-arg CREATED="$$(date --utc --date=@$(GIT_TIME) +%Y-%m-%dT%H:%M:%SZ)" \
 	  --build-arg SOURCE_DATE_EPOCH=$(GIT_TIME) api
 
+.PHONY: image-test
+image-test: system-packages $(STAMP) ## Tests the image: the suite from outside, on a container held as a pod is (IMAGE=)
+	@mkdir -p '$(BROWSER_HOME)'
+	cd api && HOME='$(BROWSER_HOME)' DOCKER='$(DOCKER)' $(BIN)/python -m pytest -n 2 --image '$(IMAGE)'
+
 .PHONY: image-lint
 image-lint: $(STAMP) ## Checks the Dockerfile (hadolint)
 	cd api && $(BIN)/hadolint Dockerfile

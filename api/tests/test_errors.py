@@ -285,6 +285,7 @@ async def _logged(api: Api, *requests: tuple[str, str]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in stream.getvalue().splitlines()]
 
 
+@pytest.mark.in_process  # reads its log
 async def test_one_log_line_a_request_with_its_id(api: Api) -> None:
     lines = await _logged(
         api, ("GET", "/v1/payments/7"), ("GET", "/livez"), ("GET", "/secret"), ("PROPFIND", "/list")
@@ -303,6 +304,7 @@ async def test_one_log_line_a_request_with_its_id(api: Api) -> None:
     assert "secret" not in json.dumps(lines)
 
 
+@pytest.mark.in_process  # reads its log
 async def test_a_failure_has_a_log_line_with_its_id(api: Api, database: Database) -> None:
     await database.fetch("DROP TABLE payments")
     lines = await _logged(api, ("GET", "/v1/payments/1"))
@@ -311,6 +313,7 @@ async def test_a_failure_has_a_log_line_with_its_id(api: Api, database: Database
     assert lines[-1]["status"] == 503
 
 
+@pytest.mark.in_process  # reads its log
 async def test_a_client_that_leaves_is_no_failure(
     start: Serve, database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
