@@ -5,8 +5,13 @@ import itertools
 import os
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import IO
+from urllib.parse import parse_qs, urlsplit
+
+from laptop.postgres import Cluster
 
 # What the chart gives a pod, and less: where the shells were there is nothing that can be run.
 CONTAINER = (
@@ -30,7 +35,7 @@ class Image:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.sockets = ""  # the directory of PostgreSQL's socket, once it runs
+        self.directories: list[Path] = []  # what containers see of the machine
         self.uses = 0
 
     def run(self, *arguments: str, options: tuple[str, ...] = ()) -> list[str]:
@@ -38,7 +43,9 @@ class Image:
         self.uses += 1
         return [
             *(DOCKER, "run", "--rm", f"--name=payments-test-{os.getpid()}-{next(_numbers)}"),
-            *("--network=host", f"--volume={self.sockets}:{self.sockets}"),
+            "--network=host",
+            *(f"--volume={directory}:{directory}" for directory in self.directories),
+            *(f"--env={name}" for name in os.environ if name.startswith("AWS_")),
             *CONTAINER,
             *options,
             self.name,
@@ -47,6 +54,25 @@ class Image:
 
 
 image: Image | None = None
+
+
+@contextmanager
+def visible(directory: Path) -> Iterator[None]:
+    """Lets containers, whose user is another one, see a directory; changes nothing without them."""
+    if image is None:
+        yield
+        return
+    directory.chmod(0o711)
+    image.directories.append(directory)
+    try:
+        yield
+    finally:
+        image.directories.remove(directory)
+
+
+def sockets(cluster: Cluster) -> Path:
+    """Returns the directory of PostgreSQL's socket."""
+    return Path(parse_qs(urlsplit(cluster.url()).query)["host"][0])
 
 
 async def launch(

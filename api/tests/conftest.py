@@ -12,7 +12,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 import httpx
@@ -107,18 +106,10 @@ def cluster() -> Iterator[Cluster]:
         cluster.start()
         try:
             asyncio.run(_make_template(cluster))
-            if command.image is not None:
-                command.image.sockets = _open_sockets(cluster)
-            yield cluster
+            with command.visible(command.sockets(cluster)):
+                yield cluster
         finally:
             cluster.stop()
-
-
-def _open_sockets(cluster: Cluster) -> str:
-    """Lets the user of a container reach PostgreSQL; returns the directory of its socket."""
-    directory = Path(parse_qs(urlsplit(cluster.url()).query)["host"][0])
-    directory.chmod(0o711)
-    return str(directory)
 
 
 def _fast_directory() -> str | None:

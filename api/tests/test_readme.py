@@ -21,7 +21,9 @@ def settings_table() -> str:
     """Returns the README's table of settings as the code has them."""
     lines = ["| variable | default | |", "|---|---|---|"]
     for field in msgspec.structs.fields(config.Settings):
-        default = "required" if field.required else f"`{_text(field.default)}`"
+        default = (
+            "required" if field.required else f"`{_text(field.default)}`".replace("``", "none")
+        )
         (description,) = [
             note.description
             for note in field.type.__metadata__
