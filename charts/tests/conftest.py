@@ -20,9 +20,13 @@ Manifest = dict[str, Any]
 
 # What Terraform tells the charts; the tests' network is the one that these addresses describe.
 LOAD_BALANCER, DATABASE, DNS = "10.0.0.0/22", "10.0.16.0/22", "172.20.0.10/32"
-PAYMENTS_OUTPUTS = {
+PAYMENTS_OUTPUTS: Manifest = {
     "image": {"repository": "registry/payments", "digest": f"sha256:{'0' * 64}"},
-    "database": {"host": "payments.example.internal", "region": "us-east-1"},
+    "database": {
+        "host": "payments.example.internal",
+        "region": "us-east-1",
+        "certificateAuthority": "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+    },
     "ingress": {
         "host": "payments.example.com",
         "wafAclArn": "arn:aws:wafv2:us-east-1:000000000000:regional/webacl/payments/1",
@@ -32,7 +36,7 @@ PAYMENTS_OUTPUTS = {
         "database": [{"ipBlock": {"cidr": DATABASE}}],
     },
 }
-CLUSTER_OUTPUTS = {
+CLUSTER_OUTPUTS: Manifest = {
     "eks": {
         "nodeRole": "payments-nodes",
         "subnetTags": {"kubernetes.io/role/internal-elb": "1"},

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Manifest, environment_of, one, payments, values_of
+from tests.conftest import PAYMENTS_OUTPUTS, Manifest, environment_of, one, payments, values_of
 
 SECRETS = {
     "database": {
@@ -31,12 +31,27 @@ def test_each_pod_signs_for_its_own_role_with_its_own_identity(
     variables = environment_of(container(manifests, kind))
     assert variables["PAYMENTS_DATABASE_URL"] == (
         f"postgresql://{role}@payments.example.internal:5432/payments"
+        "?sslmode=verify-full&sslrootcert=/etc/database/ca.pem"
     )
-    assert variables["PAYMENTS_DATABASE_AUTHENTICATION"] == "iam"
-    assert variables["AWS_REGION"] == "us-east-1"
+    assert variables["PAYMENTS_DATABASE_IAM_REGION"] == "us-east-1"
     pod = one(manifests, kind)["spec"]["template"]["spec"]
     assert pod["serviceAccountName"] == account
     assert one(manifests, "ServiceAccount", account)
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "Job"])
+def test_a_token_is_sent_only_to_whom_rds_has_certified(
+    manifests: list[Manifest], kind: str
+) -> None:
+    pod = one(manifests, kind)["spec"]["template"]["spec"]
+    assert pod["volumes"] == [
+        {"name": "database-ca", "configMap": {"name": "payments-database-ca"}}
+    ]
+    assert container(manifests, kind)["volumeMounts"] == [
+        {"name": "database-ca", "mountPath": "/etc/database", "readOnly": True}
+    ]
+    authority = one(manifests, "ConfigMap", "payments-database-ca")["data"]
+    assert authority == {"ca.pem": PAYMENTS_OUTPUTS["database"]["certificateAuthority"]}
 
 
 def test_with_iam_nothing_refers_to_a_secret(manifests: list[Manifest]) -> None:

@@ -26,17 +26,16 @@ def test_on_the_first_install_all_that_it_needs_is_there_before_it(
 ) -> None:
     before = hooks(manifests, "pre-install")
     weights = {m["kind"]: int(m["metadata"]["annotations"][WEIGHT]) for m in before}
-    assert set(weights) == {"ServiceAccount", "NetworkPolicy", "Job"}
-    assert weights["Job"] > max(weights["ServiceAccount"], weights["NetworkPolicy"])
+    assert set(weights) == {"ServiceAccount", "NetworkPolicy", "ConfigMap", "Job"}
+    assert weights.pop("Job") > max(weights.values())
     job = one(manifests, "Job")["spec"]["template"]
     (account,) = [m for m in before if m["kind"] == "ServiceAccount"]
     assert job["spec"]["serviceAccountName"] == account["metadata"]["name"]
     (policy,) = [m for m in before if m["kind"] == "NetworkPolicy"]
     assert policy["spec"]["podSelector"]["matchLabels"].items() <= job["metadata"]["labels"].items()
-    needs = {
-        key for c in job["spec"]["containers"] for key in c if key in ("envFrom", "volumeMounts")
-    }
-    assert not needs
+    (volume,) = job["spec"]["volumes"]
+    (authority,) = [m for m in before if m["kind"] == "ConfigMap"]
+    assert volume["configMap"]["name"] == authority["metadata"]["name"]
 
 
 def test_it_migrates_with_the_image_of_the_release(manifests: list[Manifest]) -> None:

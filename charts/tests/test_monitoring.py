@@ -17,9 +17,16 @@ DASHBOARDS = sorted((MONITORING / "dashboards").glob("*.json"))
 OF_PROMETHEUS = {"up"}
 
 
+def dashboards(manifests: list[Manifest]) -> list[Manifest]:
+    """Returns the ConfigMaps that hold one."""
+    configs = [m for m in manifests if m["kind"] == "ConfigMap"]
+    return [m for m in configs if "dashboard" in m["metadata"]["name"]]
+
+
 def test_without_the_operator_nothing_of_its_kinds_is_made() -> None:
     kinds = {m["kind"] for m in payments({"monitoring": {"enabled": False}})}
-    assert not kinds & {"ServiceMonitor", "PrometheusRule", "ConfigMap"}
+    assert not kinds & {"ServiceMonitor", "PrometheusRule"}
+    assert not dashboards(payments({"monitoring": {"enabled": False}}))
 
 
 def test_every_pod_is_scraped_on_its_own_port(manifests: list[Manifest]) -> None:
@@ -37,8 +44,7 @@ def test_the_rules_are_the_files(manifests: list[Manifest]) -> None:
 
 def test_the_dashboards_are_the_files_and_grafana_finds_them(manifests: list[Manifest]) -> None:
     assert DASHBOARDS
-    rendered = [m for m in manifests if m["kind"] == "ConfigMap"]
-    for manifest, file in zip(rendered, DASHBOARDS, strict=True):
+    for manifest, file in zip(dashboards(manifests), DASHBOARDS, strict=True):
         assert manifest["metadata"]["labels"]["grafana_dashboard"] == "1"
         assert json.loads(manifest["data"][file.name]) == json.loads(file.read_text())
 

@@ -21,7 +21,7 @@ from tests.conftest import (
 # Settings that the chart makes from other values, or that its ports and probes rely on.
 OF_THE_CHART = {
     "PAYMENTS_DATABASE_URL",
-    "PAYMENTS_DATABASE_AUTHENTICATION",
+    "PAYMENTS_DATABASE_IAM_REGION",
     "PAYMENTS_HTTP_HOST",
     "PAYMENTS_HTTP_PORT",
     "PAYMENTS_METRICS_PORT",
@@ -41,6 +41,7 @@ NOT_POSSIBLE: list[tuple[Manifest, str]] = [
     ),
     ({"database": {"host": ""}}, "database.host is empty"),
     ({"database": {"region": ""}}, "database.region is empty"),
+    ({"database": {"certificateAuthority": ""}}, "database.certificateAuthority is empty"),
     ({"database": {"secrets": {"api": "a"}}}, "database.authentication is iam, which knows no"),
     (
         {"database": {"authentication": "secret", "host": ""}},

@@ -396,6 +396,8 @@ class Load:
         container = {
             "env": [{"name": name, "value": value} for name, value in variables.items()],
             "volumeMounts": [{"name": "load", "mountPath": "/load"}],
+            # A load that waits for a core itself would see latencies that are not the service's.
+            "resources": {"requests": {"cpu": "500m", "memory": "128Mi"}},
         }
         volumes = [{"name": "load", "configMap": {"name": "load"}}]
         start(pod(self._name, "/load/load.py", role="client", container=container, volumes=volumes))
