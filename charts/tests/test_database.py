@@ -4,7 +4,15 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import PAYMENTS_OUTPUTS, Manifest, environment_of, one, payments, values_of
+from payments import config
+from tests.conftest import (
+    PAYMENTS_OUTPUTS,
+    Manifest,
+    environment_of,
+    one,
+    values_of,
+)
+from tests.conftest import payments as render
 
 SECRETS = {
     "database": {
@@ -54,6 +62,17 @@ def test_a_token_is_sent_only_to_whom_rds_has_certified(
     assert authority == {"ca.pem": PAYMENTS_OUTPUTS["database"]["certificateAuthority"]}
 
 
+@pytest.mark.parametrize("kind", ["Deployment", "Job"])
+def test_a_lost_answer_of_the_dns_costs_less_than_a_connection_may(
+    manifests: list[Manifest], kind: str
+) -> None:
+    pod = one(manifests, kind)["spec"]["template"]["spec"]
+    options = {o["name"]: o.get("value") for o in pod["dnsConfig"]["options"]}
+    patience = config.Settings(database_url="postgresql://").connect_timeout_seconds
+    assert int(options["timeout"]) < patience
+    assert int(options["ndots"]) <= PAYMENTS_OUTPUTS["database"]["host"].count(".")
+
+
 def test_with_iam_nothing_refers_to_a_secret(manifests: list[Manifest]) -> None:
     assert "secretKeyRef" not in str(manifests)
     assert not [m for m in manifests if m["kind"] == "Secret"]
@@ -65,7 +84,7 @@ def test_with_iam_nothing_refers_to_a_secret(manifests: list[Manifest]) -> None:
 def test_a_url_with_a_password_comes_from_a_secret_that_the_chart_does_not_make(
     kind: str, secret: str
 ) -> None:
-    manifests = payments(SECRETS)
+    manifests = render(SECRETS)
     (reference,) = [i for i in container(manifests, kind)["env"] if "valueFrom" in i]
     assert reference == {
         "name": "PAYMENTS_DATABASE_URL",
@@ -76,7 +95,7 @@ def test_a_url_with_a_password_comes_from_a_secret_that_the_chart_does_not_make(
 
 def test_the_database_has_a_connection_for_every_pod_that_there_can_be(environment: str) -> None:
     """In a rolling update all old pods can still drain while all new ones serve."""
-    manifests = payments(environment=environment)
+    manifests = render(environment=environment)
     most = one(manifests, "HorizontalPodAutoscaler")["spec"]["maxReplicas"]
     surge = one(manifests, "Deployment")["spec"]["strategy"]["rollingUpdate"]["maxSurge"]
     pool = int(environment_of(container(manifests, "Deployment"))["PAYMENTS_POOL_SIZE"])

@@ -309,7 +309,8 @@ def _remove() -> None:
 class Release:
     """The chart, installed by Helm as a pipeline would."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, name: str = "payments") -> None:
+        self.name = name
         repository, _, tag = IMAGE.rpartition(":")
         self.values: Manifest = {
             "image": {"repository": repository, "tag": tag},
@@ -342,7 +343,7 @@ class Release:
             "helm",
             "upgrade",
             "--install",
-            "payments",
+            self.name,
             str(chart),
             f"--namespace={NAMESPACE}",
             "--values=-",
@@ -355,7 +356,7 @@ class Release:
 
     def rollback(self) -> None:
         """Goes back to the release before, and waits until it serves."""
-        run("helm", "rollback", "payments", f"--namespace={NAMESPACE}", "--wait", "--timeout=180s")
+        run("helm", "rollback", self.name, f"--namespace={NAMESPACE}", "--wait", "--timeout=180s")
 
 
 @pytest.fixture(scope="session")
@@ -366,7 +367,8 @@ def release(database: Database) -> Release:
 
 def api_pods() -> list[Any]:
     """Returns the API's pods, without those that end."""
-    pods: list[Any] = get("pods", "--selector=app.kubernetes.io/component=api")["items"]
+    selector = "app.kubernetes.io/instance=payments,app.kubernetes.io/component=api"
+    pods: list[Any] = get("pods", f"--selector={selector}")["items"]
     return [p for p in pods if "deletionTimestamp" not in p["metadata"]]
 
 

@@ -40,7 +40,7 @@ class Load:
     """The requests of one run."""
 
     def __init__(self) -> None:
-        self.latencies: list[float] = []
+        self.latencies: dict[str, list[float]] = {"kept": [], "new": []}
         self.statuses: Counter[str] = Counter()
         self.failures: list[str] = []
         self.created: list[int] = []
@@ -71,7 +71,7 @@ class Load:
         except (OSError, EOFError, ValueError, TimeoutError) as error:
             self._fail(number, kept, creates, f"{type(error).__name__} {error}".strip())
             return
-        self.latencies.append(loop.time() - due)
+        self.latencies["kept" if kept else "new"].append(loop.time() - due)
         self.statuses[str(answer.status)] += 1
         if answer.status != (201 if creates else 200):
             self._fail(number, kept, creates, f"status {answer.status} {answer.body[:200]!r}")
@@ -132,21 +132,28 @@ async def _read(reader: asyncio.StreamReader) -> Answer:
     return Answer(int(first.split()[1]), body, fields.get("connection") == "close")
 
 
+def _percentiles(latencies: list[float]) -> dict[str, float]:
+    """Returns what they are in milliseconds."""
+    ordered = sorted(latencies)
+    return {
+        name: round(1000 * ordered[int(share * (len(ordered) - 1))], 2)
+        for name, share in (("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("max", 1))
+    }
+
+
 def main() -> None:
     """Runs the load and prints its result."""
     load = Load()
     asyncio.run(load.run())
-    ordered = sorted(load.latencies)
+    both = [latency for latencies in load.latencies.values() for latency in latencies]
     json.dump(
         {
-            "requests": len(load.latencies) + sum("status" not in f for f in load.failures),
+            "requests": len(both) + sum("status" not in failure for failure in load.failures),
             "connections": load.connections,
             "statuses": load.statuses,
             "failures": load.failures,
-            "latency": {
-                name: round(1000 * ordered[int(share * (len(ordered) - 1))], 2)
-                for name, share in (("p50", 0.5), ("p99", 0.99), ("max", 1))
-            },
+            "latency": _percentiles(both),
+            **{f"latency_{name}": _percentiles(some) for name, some in load.latencies.items()},
             "created": load.created,
         },
         sys.stdout,
