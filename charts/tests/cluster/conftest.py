@@ -278,10 +278,10 @@ def namespace(database: Database) -> Iterator[None]:
         },
     )
     yield
-    _remove()
+    _remove("--wait=false")
 
 
-def _remove() -> None:
+def _remove(*options: str) -> None:
     """Removes what these tests made, now or in a run that was broken off.
 
     Raises:
@@ -303,7 +303,7 @@ def _remove() -> None:
         "--ignore-not-found",
         "--wait",
     )
-    kubectl("delete", "namespace", NAMESPACE, NODE_NAMESPACE, "--ignore-not-found")
+    kubectl("delete", "namespace", NAMESPACE, NODE_NAMESPACE, "--ignore-not-found", *options)
 
 
 class Release:

@@ -477,7 +477,7 @@ def test_the_autoscaler_goes_out_and_back_in(
     def back() -> bool:
         return bool(replicas() == 2)
 
-    with Load(key, 3 * RATE) as high:
+    with Load(key, RATE) as high:
         seconds_out = wait_until(out, 180)
     with Load(key, 20) as low:
         seconds_in = wait_until(back, 240)
