@@ -316,6 +316,8 @@ class Release:
             "image": {"repository": repository, "tag": tag},
             "autoscaling": {"enabled": False},
             "replicas": 2,
+            # Two cores have room for two releases, the load, and the pods that come and go.
+            "resources": {"requests": {"cpu": "150m"}},
             "database": {
                 "authentication": "secret",
                 "secrets": {"api": "api", "migrator": "migrator"},
@@ -399,7 +401,7 @@ class Load:
             "env": [{"name": name, "value": value} for name, value in variables.items()],
             "volumeMounts": [{"name": "load", "mountPath": "/load"}],
             # A load that waits for a core itself would see latencies that are not the service's.
-            "resources": {"requests": {"cpu": "500m", "memory": "128Mi"}},
+            "resources": {"requests": {"cpu": "400m", "memory": "128Mi"}},
         }
         volumes = [{"name": "load", "configMap": {"name": "load"}}]
         start(pod(self._name, "/load/load.py", role="client", container=container, volumes=volumes))
@@ -446,7 +448,8 @@ def figures() -> Figures:
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Writes the figures down, if all of the tests ran and passed."""
+    """Shows the figures, and writes them down if all of the tests ran and passed."""
+    print(f"\n{FIGURES.table()}")
     if exitstatus == 0 and not session.config.option.keyword:
         before, _, rest = DOCUMENT.read_text().partition("<!-- figures -->\n")
         _, _, after = rest.partition("<!-- /figures -->")

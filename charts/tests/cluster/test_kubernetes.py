@@ -52,7 +52,6 @@ BROKEN = "0000000000000000000000000000000000000000000000000000000000000000"
 def served(load: Load) -> str:
     """Returns a run's figures in words."""
     found = load.result
-    print({name: value for name, value in found.items() if name.startswith("latency")})
     return (
         f"{len(found['failures'])} of {found['requests']:,} requests failed; p99"
         f" {found['latency']['p99']} ms, longest {found['latency']['max']} ms"
