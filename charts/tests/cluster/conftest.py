@@ -304,6 +304,8 @@ def _remove(*options: str) -> None:
         "--wait",
     )
     kubectl("delete", "namespace", NAMESPACE, NODE_NAMESPACE, "--ignore-not-found", *options)
+    # A drain that was broken off leaves its node closed.
+    kubectl("uncordon", f"--selector={OURS}=drained")
 
 
 class Release:

@@ -291,6 +291,7 @@ def test_a_drain_leaves_one_pod_serving(database: Database, key: str, figures: F
     """On one node an evicted pod has nowhere to go, so that the budget holds the other."""
     node = api_pods()[0]["spec"]["nodeName"]
     nodes = len(get("nodes")["items"])
+    kubectl("label", "node", node, f"{OURS}=drained", "--overwrite")
     with Load(key, RATE) as load:
         try:
             drain = run_drain(node)
@@ -299,6 +300,7 @@ def test_a_drain_leaves_one_pod_serving(database: Database, key: str, figures: F
                 assert len([p for p in api_pods() if is_ready(p)]) == 1
         finally:
             kubectl("uncordon", node)
+            kubectl("label", "node", node, f"{OURS}-")
         wait_until(both_ready)
     assert_nothing_failed(load, database)
     outcome = "one pod evicted, the budget holds the other" if nodes == 1 else "both pods moved"
