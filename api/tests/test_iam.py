@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -251,6 +251,7 @@ class Rds:
         self.tokens: list[str] = []
         self.port = 0
         self._key = directory / "key.pem"
+        self._conversations: list[asyncio.Task[None]] = []
         self._make_certificate()
 
     def _make_certificate(self) -> None:
@@ -266,6 +267,9 @@ class Rds:
         self.port = server.sockets[0].getsockname()[1]
         yield
         server.close()
+        for conversation in self._conversations:
+            conversation.cancel()
+        await asyncio.gather(*self._conversations, return_exceptions=True)
 
     def url(self, name: str, user: str, certificate: Path | None = None) -> str:
         """Returns the URL of a database."""
@@ -275,12 +279,12 @@ class Rds:
         )
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            await self._converse(reader, writer)
-        except (OSError, asyncio.IncompleteReadError):
-            pass  # a client that leaves
-        finally:
-            writer.close()
+        conversation = asyncio.create_task(self._converse(reader, writer))
+        self._conversations.append(conversation)
+        # Clients leave when they like, and the end of a test ends the rest.
+        with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            await conversation
+        await _close(writer)
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -301,7 +305,10 @@ class Rds:
             return
         inner, outer = await asyncio.open_unix_connection(f"{self.sockets}/.s.PGSQL.5432")
         outer.write(startup)
-        await asyncio.gather(self._pass_on(reader, outer), self._pass_on(inner, writer))
+        try:
+            await asyncio.gather(self._pass_on(reader, outer), self._pass_on(inner, writer))
+        finally:
+            await _close(outer)
 
     @staticmethod
     async def _message(reader: asyncio.StreamReader) -> bytes:
@@ -313,13 +320,19 @@ class Rds:
         while data := await reader.read(65536):
             writer.write(data)
             await writer.drain()
-        writer.close()
+        writer.close()  # who stops talking is told that the other did
 
     def _is_good(self, token: str, user: str) -> bool:
         at = datetime.strptime(_parts(token)[1]["X-Amz-Date"][0], "%Y%m%dT%H%M%S%z")
         age = time.time() - at.timestamp()
         right = botocore_token(f"localhost:{self.port}", user, SESSION, at)
         return -1 <= age <= 900 and _parts(token) == _parts(right)
+
+
+async def _close(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
 
 
 @pytest.fixture
