@@ -31,6 +31,12 @@ ifneq ($(CURDIR),$(shell cat $(LOAD_STAMP) 2>/dev/null))
 .PHONY: $(LOAD_STAMP)
 endif
 
+# The same for the programs that the charts' tests call.
+CHART_STAMP := .venv-charts/installed
+ifneq ($(CURDIR),$(shell cat $(CHART_STAMP) 2>/dev/null))
+.PHONY: $(CHART_STAMP)
+endif
+
 .PHONY: help
 help: ## Lists the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,19 +61,22 @@ run: $(STAMP) ## Serves on http://127.0.0.1:8000 with a PostgreSQL of its own (P
 	@cd api && exec $(DIE_WITH_MAKE) $(BIN)/python -m laptop --port '$(PORT)' --metrics-port '$(METRICS_PORT)'
 
 .PHONY: test
-test: system-packages lint types migrations-lint unit ## Checks everything: style, types, migrations, all tests
+test: system-packages lint types migrations-lint image-lint unit charts ## Checks everything: style, types, migrations, all tests
 
 .PHONY: lint
 lint: $(STAMP) ## Checks the style (ruff)
 	cd api && $(BIN)/ruff check . ../load && $(BIN)/ruff format --check . ../load
+	cd charts && $(BIN)/ruff check && $(BIN)/ruff format --check
 
 .PHONY: format
 format: $(STAMP) ## Brings the code into the style (ruff)
 	cd api && $(BIN)/ruff check --fix . ../load && $(BIN)/ruff format . ../load
+	cd charts && $(BIN)/ruff check --fix && $(BIN)/ruff format
 
 .PHONY: types
 types: $(STAMP) ## Checks the types (mypy, strict)
 	cd api && $(BIN)/mypy
+	cd charts && $(BIN)/mypy
 
 .PHONY: migrations-lint
 migrations-lint: $(STAMP) ## Checks that migrations are safe on a live database (squawk)
@@ -91,12 +100,64 @@ unit: $(STAMP) ## Runs the test suite on a real PostgreSQL and prints the branch
 	cd api && HOME='$(BROWSER_HOME)' $(BIN)/coverage run -m pytest -n 2
 	cd api && $(BIN)/coverage combine --quiet && $(BIN)/coverage report
 
+$(CHART_STAMP): $(STAMP) charts/tests/requirements.lock charts/tests/clients.lock
+	@charts/tests/install $@
+
+.PHONY: charts
+charts: $(STAMP) $(CHART_STAMP) ## Tests the charts as Helm renders them, without a cluster
+	cd charts && $(BIN)/python -m pytest -n 2
+
+# What puts an image archive on the cluster's nodes.
+IMAGE_LOADER ?= kind load image-archive
+# This machine as pods see it: PostgreSQL listens there. In kind, the bridge of its Docker network.
+HOST_ADDRESS ?= 172.18.0.1
+export HOST_ADDRESS
+
+.PHONY: test-cluster
+test-cluster: $(STAMP) $(CHART_STAMP) ## Tests image and chart on the cluster of KUBECONFIG, and writes docs/kubernetes.md (IMAGE_LOADER=, HOST_ADDRESS=)
+	@mkdir -p '$(XDG_CACHE_HOME)'
+	$(DOCKER) save --output '$(XDG_CACHE_HOME)/image.tar' '$(IMAGE)'
+	$(IMAGE_LOADER) '$(XDG_CACHE_HOME)/image.tar'
+	cd charts && IMAGE='$(IMAGE)' $(BIN)/python -m pytest -s --timeout 900 tests/cluster
+
 .PHONY: system-packages
 system-packages: ## Installs the browser that a test drives, as root on Debian; else says what is missing
 	@api/laptop/system_packages
 
-UV_COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+# The local name of the image; CI gives the registry's.
+IMAGE ?= payments:local
+# Another base than the Dockerfile's: a mirror, say.
+BASE ?=
+# linux/amd64,linux/arm64 with --push in BUILD_FLAGS makes one name for both.
+PLATFORMS ?=
+BUILD_FLAGS ?=
+DOCKER ?= docker
+
+# The time of the commit, not of the build: one commit makes one image.
+GIT_TIME = $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+
+.PHONY: image
+image: ## Builds the container image (IMAGE=, BASE=, PLATFORMS=, BUILD_FLAGS=, DOCKER=)
+	@$(DOCKER) version >/dev/null || { echo "make image needs Docker: see the message above" >&2; exit 1; }
+	DOCKER_BUILDKIT=1 $(DOCKER) build --tag '$(IMAGE)' $(BUILD_FLAGS) \
+	  $(if $(BASE),--build-arg BASE='$(BASE)') $(if $(PLATFORMS),--platform '$(PLATFORMS)') \
+	  --build-arg VERSION="$$(git describe --tags --always --dirty 2>/dev/null || echo unknown)" \
+	  --build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null || echo unknown)" \
+	  --build-arg CREATED="$$(date --utc --date=@$(GIT_TIME) +%Y-%m-%dT%H:%M:%SZ)" \
+	  --build-arg SOURCE_DATE_EPOCH=$(GIT_TIME) api
+
+.PHONY: image-test
+image-test: system-packages $(STAMP) ## Tests the image: the suite from outside, on a container held as a pod is (IMAGE=)
+	@mkdir -p '$(BROWSER_HOME)'
+	cd api && HOME='$(BROWSER_HOME)' DOCKER='$(DOCKER)' $(BIN)/python -m pytest -n 2 --image '$(IMAGE)'
+
+.PHONY: image-lint
+image-lint: $(STAMP) ## Checks the Dockerfile (hadolint)
+	cd api && $(BIN)/hadolint Dockerfile
+
+UV_OPTIONS := --quiet --upgrade --universal --python-version 3.11 \
   --generate-hashes --no-emit-index-url --no-header --system-certs
+UV_COMPILE := $(BIN)/uv pip compile $(UV_OPTIONS)
 
 .PHONY: lock
 lock: $(STAMP) ## Resolves the dependencies anew and writes all lock files
@@ -104,7 +165,8 @@ lock: $(STAMP) ## Resolves the dependencies anew and writes all lock files
 	cd api && $(UV_COMPILE) --extra dev -c requirements.lock --output-file requirements-dev.lock pyproject.toml
 	cd api && $(UV_COMPILE) -c requirements-dev.lock --output-file ../load/requirements.lock \
 	  pyproject.toml ../load/requirements.in
+	cd charts/tests && ../$(BIN)/uv pip compile $(UV_OPTIONS) --output-file requirements.lock requirements.in
 
 .PHONY: clean
 clean: ## Removes what can be made again; .data, with the database, stays
-	rm -rf .venv .venv-load .install.lock .cache {api,load}/.mypy_cache api/.pytest_cache {api,load}/.ruff_cache api/.hypothesis api/.coverage*
+	rm -rf .venv .venv-load .venv-charts .install.lock .cache {api,load,charts}/.mypy_cache {api,charts}/.pytest_cache {api,load,charts}/.ruff_cache api/.hypothesis api/.coverage*

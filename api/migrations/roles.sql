@@ -1,5 +1,6 @@
 -- The three roles, made once for each database by its administrator (`payments roles`), before the
--- first migration. How a role proves who it is (IAM token, password, local trust) is not decided here.
+-- first migration. Where the database is RDS they sign in with IAM; elsewhere how a role proves who it
+-- is (password, local trust) is not decided here.
 --
 --   payments_owner     owns every object; nobody logs in as it
 --   payments_migrator  logs in to migrate, and acts as the owner
@@ -15,6 +16,9 @@ BEGIN
   END IF;
   IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'payments_app') THEN
     CREATE ROLE payments_app LOGIN;
+  END IF;
+  IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'rds_iam') THEN
+    GRANT rds_iam TO payments_migrator, payments_app;
   END IF;
 END
 $$;

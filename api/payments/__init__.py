@@ -2,3 +2,5 @@
 
 A request visits `app` (the route table), `handlers` (what a route means) and `queries` (the SQL).
 """
+
+__version__ = "0.1.0"

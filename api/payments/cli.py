@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import asyncpg
 import click
 
-from payments import auth, config, db, migrate, queries
+from payments import __version__, auth, config, db, iam, migrate, queries
 
 Result = TypeVar("Result")
 
@@ -26,7 +26,7 @@ PURGE_ROWS = 1000  # a statement's worth: short locks, and progress that can be 
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="payments")
+@click.version_option(__version__)
 def main() -> None:
     """The payments API and its upkeep.
 
@@ -44,6 +44,10 @@ def serve() -> None:
     from payments.app import Application
 
     settings = _settings()
+    try:
+        application = Application(settings)
+    except config.SettingsError as error:
+        raise click.ClickException(str(error)) from None
     telemetry.configure_logging(settings)
     try:
         telemetry.serve_metrics(settings)
@@ -51,7 +55,7 @@ def serve() -> None:
         raise click.ClickException(
             f"PAYMENTS_METRICS_PORT {settings.metrics_port}: {error.strerror}"
         ) from None
-    sys.exit(server.run(Application(settings), settings))
+    sys.exit(server.run(application, settings))
 
 
 @main.command()
@@ -61,7 +65,7 @@ def roles() -> None:
     Once for each database, by its administrator, before the first `payments migrate`. Safe to run
     again.
     """
-    _run(migrate.apply_roles(_database_url()))
+    _run(migrate.apply_roles(*_database()))
     click.echo("The roles are there.")
 
 
@@ -73,7 +77,7 @@ def migrate_command(dry_run: bool) -> None:
     Applies the SQL files that are not applied yet, each in a transaction of its own, waiting for
     locks no longer than two seconds at a time. Safe to run again, and from several places at once.
     """
-    names = _run(migrate.migrate(_database_url(), dry_run=dry_run, report=click.echo))
+    names = _run(migrate.migrate(*_database(), dry_run=dry_run, report=click.echo))
     if not names:
         click.echo("The schema is up to date.")
 
@@ -184,20 +188,23 @@ def _settings() -> config.Settings:
         raise click.ClickException(str(error)) from None
 
 
-def _database_url() -> str:
-    """Returns the one setting that the commands for upkeep need."""
+def _database() -> tuple[str, iam.Tokens | None]:
+    """Returns the settings that the commands for upkeep need: the URL, and what gives passwords."""
     url = os.environ.get("PAYMENTS_DATABASE_URL")
+    region = os.environ.get("PAYMENTS_DATABASE_IAM_REGION", "")
     if not url:
         raise click.ClickException("PAYMENTS_DATABASE_URL is not set")
     try:
-        return config.check_database_url(url)
+        config.check_database(url, region)
+        return url, iam.password(url, region)
     except config.SettingsError as error:
         raise click.ClickException(str(error)) from None
 
 
 def _on_database(work: Callable[[asyncpg.Connection], Awaitable[Result]]) -> Result:
     async def connect_and_work() -> Result:
-        connection = await asyncpg.connect(_database_url(), timeout=10)
+        url, password = _database()
+        connection = await asyncpg.connect(url, password=password, timeout=10)
         try:
             if await connection.fetchval("SELECT current_user") == "payments_migrator":
                 await connection.execute("SET ROLE payments_owner")

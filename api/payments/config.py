@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Mapping
 from typing import Annotated, get_type_hints
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -29,6 +29,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     database_url: Annotated[
         str, Meta(min_length=1, description="`postgresql://…` URL of the database")
     ]
+    database_iam_region: Annotated[
+        str,
+        Meta(
+            pattern="^([a-z]+(-[a-z]+)+-[0-9]+)?$",
+            description="Region of the RDS database that IAM opens, without a password in the URL",
+        ),
+    ] = ""
     http_host: Annotated[str, Meta(description="Address that the API listens on")] = "0.0.0.0"
     http_port: Annotated[Port, Meta(description="Port of the API; 0 takes a free one")] = 8000
     metrics_port: Annotated[
@@ -157,11 +164,11 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
     return check(Settings(**values))
 
 
-def check_database_url(url: str) -> str:
-    """Returns the URL if it can be one; nothing is asked of the network.
+def check_database(url: str, iam_region: str = "") -> None:
+    """Checks that the URL can be one, and is safe for IAM if a region is set; asks no network.
 
     Raises:
-        SettingsError: it is none. It can carry a password, so that no part of it is repeated.
+        SettingsError: it is not. It can carry a password, so that no part of it is repeated.
     """
     try:
         parts = urlsplit(url)
@@ -173,7 +180,27 @@ def check_database_url(url: str) -> str:
         possible = possible and parts.scheme in {"postgresql", "postgres"}
     if not possible:
         raise SettingsError(f"{variable('database_url')} is not postgresql://user@host:port/name")
-    return url
+    if iam_region and not _is_safe_for_iam(url):
+        raise SettingsError(
+            f"{variable('database_url')} is not"
+            " postgresql://user@host:port/name?sslmode=verify-full&sslrootcert=/file, as"
+            f" {variable('database_iam_region')} needs it"
+        )
+
+
+def _is_safe_for_iam(url: str) -> bool:
+    # A token is as good as a password: whom it is sent to must have proved its name. One host,
+    # because its name is part of what is signed.
+    parts = urlsplit(url)
+    options = parse_qs(parts.query)
+    return (
+        bool(parts.username and parts.hostname)
+        and parts.password is None
+        and "," not in parts.netloc
+        and not options.keys() & {"host", "port", "user", "password"}
+        and options.get("sslmode") == ["verify-full"]
+        and "sslrootcert" in options
+    )
 
 
 def check(settings: Settings) -> Settings:
@@ -182,7 +209,7 @@ def check(settings: Settings) -> Settings:
     Raises:
         SettingsError: a wait is not shorter than the one around it, or the URL is none.
     """
-    check_database_url(settings.database_url)
+    check_database(settings.database_url, settings.database_iam_region)
     for inner, outer in _ORDER:
         if getattr(settings, inner) >= getattr(settings, outer):
             raise SettingsError(f"{variable(inner)} must be less than {variable(outer)}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
-from payments import migrate, queries
+from payments import iam, migrate, queries
 from payments.config import Settings
 from payments.errors import DatabaseUnavailable
 
@@ -64,12 +64,14 @@ class Database:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._password = iam.password(settings.database_url, settings.database_iam_region)
 
     async def open(self) -> None:
         """Makes the pool; asks nothing of the database yet."""
         settings = self._settings
         self._pool = await asyncpg.create_pool(
             settings.database_url,
+            password=self._password,
             min_size=0,
             max_size=settings.pool_size,
             connection_class=Connection,
@@ -119,6 +121,7 @@ class Probe:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._password = iam.password(settings.database_url, settings.database_iam_region)
         self._connection: asyncpg.Connection | None = None
         self._checking: asyncio.Task[str | None] | None = None
 
@@ -142,6 +145,7 @@ class Probe:
         if self._connection is None or self._connection.is_closed():
             self._connection = await asyncpg.connect(
                 self._settings.database_url,
+                password=self._password,
                 timeout=self._settings.ready_timeout_seconds,
                 command_timeout=self._settings.ready_timeout_seconds,
                 server_settings=server_settings(self._settings),

@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 import asyncpg
 
+from payments.iam import Tokens
+
 DIRECTORY = Path(__file__).parent.parent / "migrations"
 ROLES = DIRECTORY / "roles.sql"
 
@@ -94,9 +96,9 @@ def newest_version() -> int:
     return len(load())
 
 
-async def apply_roles(url: str) -> None:
+async def apply_roles(url: str, password: Tokens | None = None) -> None:
     """Makes the three roles in the database, or leaves them; needs an administrator's URL."""
-    connection = await asyncpg.connect(url, timeout=10)
+    connection = await asyncpg.connect(url, password=password, timeout=10)
     try:
         await connection.execute(ROLES.read_text())
     finally:
@@ -105,6 +107,7 @@ async def apply_roles(url: str) -> None:
 
 async def migrate(
     url: str,
+    password: Tokens | None = None,
     *,
     dry_run: bool = False,
     report: Callable[[str], None] = lambda line: None,
@@ -119,7 +122,7 @@ async def migrate(
             what it did is rolled back, unless it is one without a transaction.
     """
     migrations = load(directory)
-    connection = await asyncpg.connect(url, timeout=10)
+    connection = await asyncpg.connect(url, password=password, timeout=10)
     try:
         await _wait_for_others(connection, report)
         await connection.execute("SET ROLE payments_owner")

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import shutil
 import tempfile
 import threading
@@ -22,9 +23,70 @@ from laptop.postgres import Cluster
 from payments import auth, config, migrate
 from payments.app import Application
 from payments.server import Server
+from tests import command
+from tests.command import Image, launch
 
 TEMPLATE = "payments_template"
 CLIENT = "shop"
+
+
+# Who uses one of these talks to the service as its clients and operators do.
+FROM_OUTSIDE = {"start", "api", "shared", "command"}
+
+# Of 970. Fewer would mean that tests are left out that should not be.
+IMAGE_TESTS_AT_LEAST = 900
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds `--image`: what talks to the service from outside runs, on a container of this image."""
+    parser.addoption("--image", help="name of the image that the service is run from")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Names the image, in each worker."""
+    if name := config.getoption("--image"):
+        command.image = Image(name)
+
+
+def pytest_report_header() -> str | None:
+    """Tells what the tests run against."""
+    return f"image: {command.image.name}" if command.image else None
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leaves out the tests of the image itself where there is none."""
+    return True if collection_path.name == "test_image.py" and command.image is None else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what does not use the image where there is one."""
+    if command.image is None:
+        return
+    left_out = [item for item in items if not _is_from_outside(item)]
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=left_out)
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not config.option.keyword
+    if whole and len(items) < IMAGE_TESTS_AT_LEAST:
+        raise pytest.UsageError(f"only {len(items)} tests would use {command.image.name}")
+
+
+def _is_from_outside(item: pytest.Item) -> bool:
+    used = FROM_OUTSIDE.intersection(getattr(item, "fixturenames", ()))
+    return bool(used) and item.get_closest_marker("in_process") is None
+
+
+@pytest.fixture(autouse=True)
+def _image_is_used() -> Iterator[None]:
+    """Holds each test that `--image` runs to having used the image."""
+    image = command.image
+    before = image.uses if image else 0
+    yield
+    assert image is None or image.uses > before, "mark this test as in_process"
+
+
+@pytest.fixture(name="command")
+def _command() -> None:
+    """Tells that a test runs the command `payments`."""
 
 
 def pytest_asyncio_loop_factories(
@@ -44,7 +106,8 @@ def cluster() -> Iterator[Cluster]:
         cluster.start()
         try:
             asyncio.run(_make_template(cluster))
-            yield cluster
+            with command.visible(command.sockets(cluster)):
+                yield cluster
         finally:
             cluster.stop()
 
@@ -155,7 +218,11 @@ def settings_for(database: Database, **changes: Any) -> config.Settings:
 async def serve(
     settings: config.Settings, application: Application | None = None
 ) -> AsyncIterator[str]:
-    """Runs the service in this process on a free port; gives its URL."""
+    """Runs the service on a free port, in this process or from the image; gives its URL."""
+    if command.image is not None and application is None:
+        async with _serve_image(settings) as url:
+            yield url
+        return
     server = Server(application or Application(settings), settings)
     task = asyncio.create_task(server.serve())
     try:
@@ -168,6 +235,26 @@ async def serve(
     finally:
         server.begin_shutdown()
         await task
+
+
+@asynccontextmanager
+async def _serve_image(settings: config.Settings) -> AsyncIterator[str]:
+    values = msgspec.structs.asdict(settings) | {"metrics_port": 0}
+    variables = {config.variable(name): str(value) for name, value in values.items()}
+    process = await launch("serve", variables=variables, stderr=asyncio.subprocess.STDOUT)
+    assert process.stdout is not None
+    log = b""
+    while not (listening := re.search(rb"Listening on .*, port (\d+)", log)):
+        line = await process.stdout.readline()
+        assert line, log.decode()
+        log += line
+    rest = asyncio.create_task(process.stdout.read())
+    try:
+        yield f"http://127.0.0.1:{int(listening[1])}"
+    finally:
+        process.terminate()
+        log += await rest
+        assert await process.wait() == 0, log.decode()
 
 
 class Serve(Protocol):
@@ -259,6 +346,8 @@ def shared_service(cluster: Cluster) -> Iterator[tuple[str, str, Database]]:
 @pytest.fixture
 async def shared(shared_service: tuple[str, str, Database]) -> AsyncIterator[Api]:
     """A service for tests that look at nothing but the answers that they get: starts in no time."""
+    if command.image is not None:
+        command.image.uses += 1
     async with client(*shared_service[:2]) as api:
         yield api
 

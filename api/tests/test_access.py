@@ -281,6 +281,7 @@ async def test_a_client_has_a_plain_name(database: Database) -> None:
             await database.key(name)
 
 
+@pytest.mark.in_process  # reads its log
 async def test_keys_are_kept_nowhere(
     api: Api, database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:

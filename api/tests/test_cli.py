@@ -1,18 +1,19 @@
 """The command `payments`, run as its users run it."""
 
 import asyncio
-import os
 import re
 import signal
 import socket
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from payments import auth
-from tests.conftest import API_DIRECTORY, Database, Serve, client
+from tests.command import launch
+from tests.conftest import Database, Serve, client
+
+pytestmark = pytest.mark.usefixtures("command")
 
 NOWHERE = "postgresql://payments_app@/payments?host=/nowhere"
 
@@ -27,16 +28,9 @@ class Result(NamedTuple):
 
 async def run(*arguments: str, **variables: str) -> Result:
     """Runs the command with these `PAYMENTS_*` variables and no others."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("PAYMENTS_")}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        "from payments.cli import main; main(prog_name='payments')",
+    process = await launch(
         *arguments,
-        cwd=API_DIRECTORY,
-        env=clean | {f"PAYMENTS_{name}": value for name, value in variables.items()},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
+        variables={f"PAYMENTS_{name}": value for name, value in variables.items()},
     )
     async with asyncio.timeout(30):
         output, error = await process.communicate()
@@ -196,14 +190,9 @@ async def test_serve_ends_with_a_signal(
 ) -> None:
     log = tmp_path / "log"
     with log.open("wb") as output:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-c",
-            "from payments.cli import main; main()",
+        process = await launch(
             "serve",
-            cwd=API_DIRECTORY,
-            env=os.environ
-            | {
+            variables={
                 "PAYMENTS_DATABASE_URL": database.url(),
                 "PAYMENTS_HTTP_HOST": "127.0.0.1",
                 "PAYMENTS_HTTP_PORT": "0",

@@ -290,6 +290,7 @@ def logged(api: Api, capsys: pytest.CaptureFixture[str]) -> Iterator[Logged]:
     logger.setLevel(level)
 
 
+@pytest.mark.in_process  # reads its log
 async def test_one_log_line_a_request_with_its_id(logged: Logged) -> None:
     lines = await logged(
         ("GET", "/v1/payments/7"), ("GET", "/livez"), ("GET", "/secret"), ("PROPFIND", "/list")
@@ -308,6 +309,7 @@ async def test_one_log_line_a_request_with_its_id(logged: Logged) -> None:
     assert "secret" not in json.dumps(lines)
 
 
+@pytest.mark.in_process  # reads its log
 async def test_a_failure_has_a_log_line_with_its_id(logged: Logged, database: Database) -> None:
     await database.fetch("DROP TABLE payments")
     lines = await logged(("GET", "/v1/payments/1"))
@@ -316,6 +318,7 @@ async def test_a_failure_has_a_log_line_with_its_id(logged: Logged, database: Da
     assert lines[-1]["status"] == 503
 
 
+@pytest.mark.in_process  # reads its log
 async def test_a_client_that_leaves_is_no_failure(
     start: Serve, database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,17 +1,16 @@
 """`/livez`, `/readyz` and `/metrics`: what the cluster is told, and what a lost database costs."""
 
 import asyncio
-import os
 import re
 import socket
-import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import httpx
 import pytest
 
-from tests.conftest import API_DIRECTORY, Api, Database, Serve, client, problem, waits_for_a_lock
+from tests.command import launch
+from tests.conftest import Api, Database, Serve, client, problem, waits_for_a_lock
 
 CONSUME = '{"status": "consumed"}'
 
@@ -167,6 +166,7 @@ async def test_an_unmigrated_database_is_unavailable(api: Api, database: Databas
     assert int(answer.headers["Retry-After"]) >= 1
 
 
+@pytest.mark.usefixtures("command")
 async def test_a_service_that_is_told_to_stop(database: Database) -> None:
     async with _process(database, shutdown_delay_seconds=1) as (url, _, process):
         async with client(url, await database.key()) as api:
@@ -200,21 +200,16 @@ async def _process(
 ) -> AsyncIterator[tuple[str, str, asyncio.subprocess.Process]]:
     """Runs `payments serve`; gives the URLs of the API and of the metrics, and the process."""
     ports = (_free_port(), _free_port())
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        "from payments.cli import main; main()",
+    process = await launch(
         "serve",
-        cwd=API_DIRECTORY,
-        stdout=asyncio.subprocess.DEVNULL,
-        env=os.environ
-        | {
+        variables={
             "PAYMENTS_DATABASE_URL": database.url(),
             "PAYMENTS_HTTP_HOST": "127.0.0.1",
             "PAYMENTS_HTTP_PORT": str(ports[0]),
             "PAYMENTS_METRICS_PORT": str(ports[1]),
             "PAYMENTS_SHUTDOWN_DELAY_SECONDS": str(shutdown_delay_seconds),
         },
+        stdout=asyncio.subprocess.DEVNULL,
     )
     try:
         async with asyncio.timeout(20), httpx.AsyncClient() as http:
@@ -231,6 +226,7 @@ async def _process(
         assert await process.wait() == 0
 
 
+@pytest.mark.usefixtures("command")
 async def test_metrics(database: Database) -> None:
     async with _process(database) as (url, metrics, _), client(url, await database.key()) as api:
         made = await api.payment()

@@ -270,6 +270,7 @@ async def test_head_of_the_list_reads_no_list(api: Api) -> None:
     assert (await api.send("GET", "/status")).status_code == 200
 
 
+@pytest.mark.in_process  # reads a gauge
 async def test_a_reader_that_leaves_ends_the_list(api: Api, database: Database) -> None:
     await database.fetch("""
         INSERT INTO payments (created_by, data)

@@ -449,6 +449,7 @@ async def test_the_header_of_a_repeated_creation_is_documented(shared: Api) -> N
     check_answer(operation, answer, "201")
 
 
+@pytest.mark.in_process  # watches what is read
 @each_operation
 async def test_headers_that_are_read_are_documented(
     name: str, shared: Api, monkeypatch: pytest.MonkeyPatch

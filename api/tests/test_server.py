@@ -22,6 +22,9 @@ from payments import config
 from payments.protocol import LimitedProtocol
 from payments.server import Server, run
 
+# An application of a few lines is in the service's place.
+pytestmark = pytest.mark.in_process
+
 SETTINGS = config.Settings(
     database_url="postgresql://nowhere",
     http_host="127.0.0.1",

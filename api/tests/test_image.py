@@ -1,0 +1,136 @@
+"""The image itself: what it holds, who it runs as, how it ends. Only with `--image`."""
+
+import asyncio
+import json
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests import command
+from tests.command import DOCKER, Image
+from tests.conftest import Database, Serve, client
+
+pytestmark = pytest.mark.usefixtures("command")
+
+# Modules of the service for which Python would have to compile something at the start.
+UNCOMPILED = """
+import pathlib, sys
+import payments.app, payments.cli, payments.server
+specs = [module.__spec__ for module in sys.modules.values() if module.__spec__]
+print([s.name for s in specs if s.cached and not pathlib.Path(s.cached).exists()])
+"""
+
+
+@pytest.fixture
+def image() -> Image:
+    """The image under test."""
+    assert command.image is not None
+    return command.image
+
+
+def docker(*arguments: str) -> str:
+    """Runs the Docker client; returns what it says."""
+    result = subprocess.run([DOCKER, *arguments], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def python(image: Image, code: str) -> str:
+    """Runs code in a container; returns what it prints."""
+    return docker(*image.run("-c", code, options=("--entrypoint=python3",))[1:])
+
+
+@pytest.fixture
+def about(image: Image) -> dict[str, Any]:
+    """What the image says about itself."""
+    image.uses += 1
+    [about] = json.loads(docker("image", "inspect", image.name))
+    return dict(about)
+
+
+def test_the_size(about: dict[str, Any]) -> None:
+    assert about["Size"] < 150_000_000
+
+
+def test_it_starts_without_a_shell_and_without_a_name_for_its_user(about: dict[str, Any]) -> None:
+    assert about["Config"]["User"] == "10001:10001"
+    assert about["Config"]["Entrypoint"] == ["python3", "-m", "payments"]
+    assert about["Config"]["Cmd"] == ["serve"]
+    assert set(about["Config"]["ExposedPorts"]) == {"8000/tcp", "9464/tcp"}
+
+
+def test_labels(about: dict[str, Any]) -> None:
+    labels = {
+        name.removeprefix("org.opencontainers.image."): value
+        for name, value in about["Config"]["Labels"].items()
+    }
+    assert set(labels) >= {"base.name", "created", "description", "licenses", "title"}
+    assert {labels["title"], labels["licenses"]} == {"payments", "MIT"}
+    assert len(labels["revision"]) == 40
+    assert labels["version"] != "unknown"
+
+
+def test_everything_that_is_loaded_was_compiled(image: Image) -> None:
+    assert python(image, UNCOMPILED).strip() == "[]"
+
+
+def test_nothing_to_install_with(image: Image) -> None:
+    found = "import importlib.util as u; print([n for n in ('pip', 'uv', 'hatchling', 'pytest')"
+    assert python(image, f"{found} if u.find_spec(n)])").strip() == "[]"
+
+
+def test_nothing_can_be_written(image: Image) -> None:
+    tried = """
+import pathlib
+for directory in ("/", "/app", "/tmp", "/var/tmp", "/run", "/etc"):
+    try:
+        (pathlib.Path(directory) / "file").touch()
+        print(directory)
+    except OSError:
+        pass
+"""
+    assert python(image, tried) == ""
+
+
+async def test_it_is_process_1_alone_and_powerless(start: Serve, database: Database) -> None:
+    async with client(await start(), await database.key()) as api:
+        await api.payment()
+        process = _process(api.url)
+        status = _status(process)
+        assert process.cmdline() == ["python3", "-m", "payments", "serve"]
+        assert process.children() == []
+        assert status["NSpid"].split()[-1] == "1"
+        assert set(status["Uid"].split()) == {"10001"}
+        assert {status[f"Cap{kind}"] for kind in ("Prm", "Eff", "Bnd", "Amb")} == {"0" * 16}
+        assert status["NoNewPrivs"] == "1"
+        assert process.memory_info().rss < 80_000_000
+
+
+async def test_it_drains_and_ends_with_0(start: Serve) -> None:
+    url = await start(shutdown_delay_seconds=1)
+    process = _process(url)
+    began = time.monotonic()
+    process.terminate()
+    await asyncio.to_thread(process.wait, 10)
+    assert 1 <= time.monotonic() - began < 3
+
+
+def _status(process: psutil.Process) -> dict[str, str]:
+    """Returns what the kernel says about a process."""
+    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    return dict(line.split(":\t", 1) for line in lines)
+
+
+def _process(url: str) -> psutil.Process:
+    """Returns the process that listens on the URL's port."""
+    port = int(url.rpartition(":")[2])
+    [pid] = {
+        connection.pid
+        for connection in psutil.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,)
+    }
+    return psutil.Process(pid)

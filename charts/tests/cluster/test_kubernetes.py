@@ -1,0 +1,495 @@
+"""What the chart promises, on a cluster, in this order: each test leaves its release to the next.
+
+A figure that no assertion bounds is one that Kubernetes decides: how soon it notices that a process
+is dead, for instance.
+"""
+
+import asyncio
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from payments import migrate
+from tests.cluster.conftest import (
+    HOST_ADDRESS,
+    IDLE,
+    NAMESPACE,
+    NODE_NAMESPACE,
+    OURS,
+    CommandFailed,
+    Database,
+    Figures,
+    Load,
+    Release,
+    api_pods,
+    apply,
+    get,
+    is_ready,
+    kubectl,
+    pod,
+    python,
+    run,
+    start,
+    wait_until,
+)
+from tests.conftest import CHARTS
+
+RATE = 200  # requests a second
+UPDATES = 10
+REQUESTS = 50_000  # at the least, during the updates
+
+# Below this, twice as long is no news to any client.
+P99_FLOOR_MS = 10
+
+BROKEN = "0000000000000000000000000000000000000000000000000000000000000000"
+
+
+def served(load: Load) -> str:
+    """Returns a run's figures in words."""
+    found = load.result
+    return (
+        f"{len(found['failures'])} of {found['requests']:,} requests failed; p99"
+        f" {found['latency']['p99']} ms, longest {found['latency']['max']} ms"
+    )
+
+
+def assert_nothing_failed(load: Load, database: Database) -> None:
+    """Checks that every request was answered as it should, and is in the database."""
+    assert load.result["failures"] == []
+    assert asyncio.run(database.missing(load.result["created"])) == 0
+
+
+def test_the_first_install_on_an_empty_database(
+    release: Release, database: Database, figures: Figures
+) -> None:
+    assert asyncio.run(database.run("SELECT to_regclass('payments')")) is None
+    seconds = release.upgrade()
+    applied = asyncio.run(database.run("SELECT max(version) FROM schema_migrations"))
+    assert applied == migrate.newest_version()
+    assert [is_ready(p) for p in api_pods()] == [True, True]
+    figures.add("First install on an empty database, migration included", f"{seconds:.0f} s")
+
+
+def test_helm_test_passes(figures: Figures) -> None:
+    began = time.monotonic()
+    output = run("helm", "test", "payments", f"--namespace={NAMESPACE}", "--timeout=90s")
+    assert "Phase:          Succeeded" in output
+    assert get("networkpolicies", f"--selector={OURS}")["items"] == []
+    names = {p["metadata"]["name"] for p in get("networkpolicies")["items"]}
+    assert names == {"default-deny", "clients", "payments", "payments-migration"}
+    figures.add("`helm test`", f"passes in {time.monotonic() - began:.0f} s")
+
+
+def test_the_namespace_refuses_a_pod_with_more_rights(figures: Figures) -> None:
+    privileged = {"securityContext": {"privileged": True}}
+    with pytest.raises(CommandFailed, match='violates PodSecurity "restricted:latest"'):
+        apply(pod("privileged", *IDLE, container=privileged))
+    figures.add("A privileged pod in the namespace", "refused by the API server")
+
+
+CONNECT = """
+import socket, sys
+try:
+    socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=3).close()
+    print("open")
+except OSError as error:
+    print("closed")
+"""
+
+RESOLVE = """
+import socket, sys
+try:
+    socket.getaddrinfo(sys.argv[1], 80)
+    print("open")
+except OSError:
+    print("closed")
+"""
+
+
+def test_each_flow_that_is_allowed_works_and_no_other(database: Database, figures: Figures) -> None:
+    start(pod("balancer", *IDLE, role="client"))
+    start(pod("stranger", *IDLE))
+    monitoring_is_ours = not get("namespace", "--selector=kubernetes.io/metadata.name=monitoring")[
+        "items"
+    ]
+    if monitoring_is_ours:
+        kubectl("create", "namespace", "monitoring")
+    try:
+        start(pod("prometheus", *IDLE), namespace="monitoring")
+        time.sleep(3)  # a cluster may take this long to open the way of a new pod
+        found = api_pods()[0]
+        api, address = found["metadata"]["name"], found["status"]["podIP"]
+        kubernetes = get("service", "kubernetes", "--namespace=default")["spec"]["clusterIP"]
+
+        def flow(source: str, host: str, port: int, namespace: str = NAMESPACE) -> str:
+            return python(source, CONNECT, host, str(port), namespace=namespace)
+
+        flows = {
+            "load balancer → API": flow("balancer", address, 8000),
+            "Prometheus → metrics": flow("prometheus", address, 9464, "monitoring"),
+            "API → database": flow(api, HOST_ADDRESS, database.port),
+            "API → DNS": python(api, RESOLVE, "database"),
+            "load balancer → metrics": flow("balancer", address, 9464),
+            "Prometheus → API": flow("prometheus", address, 8000, "monitoring"),
+            "another pod → API": flow("stranger", address, 8000),
+            "another pod → database": flow("stranger", HOST_ADDRESS, database.port),
+            "another pod → DNS": python("stranger", RESOLVE, "database"),
+            "API → Kubernetes": flow(api, kubernetes, 443),
+            "API → another API pod": flow(api, api_pods()[1]["status"]["podIP"], 8000),
+        }
+    finally:
+        kubectl("delete", "pod", "prometheus", "--ignore-not-found", namespace="monitoring")
+        if monitoring_is_ours:
+            kubectl("delete", "namespace", "monitoring", "--wait=false")
+    kubectl("delete", "pod", "balancer", "stranger")
+    opened = [name for name, state in flows.items() if state == "open"]
+    assert opened == [
+        "load balancer → API",
+        "Prometheus → metrics",
+        "API → database",
+        "API → DNS",
+    ]
+    figures.add("Flows that a NetworkPolicy allows", f"work: {', '.join(opened)}")
+    closed = [name for name in flows if name not in opened]
+    figures.add("Flows that none allows", f"refused: {', '.join(closed)}")
+
+
+def updates(release: Release, number: int) -> list[float]:
+    """Updates a release again and again; returns the seconds that each took."""
+    return [
+        release.upgrade({"settings": {"PAYMENTS_KEY_REFRESH_SECONDS": 5 + update / 10}})
+        for update in range(number)
+    ]
+
+
+def test_rolling_updates_under_load_cost_no_client_anything(
+    release: Release, database: Database, key: str, figures: Figures
+) -> None:
+    """Latency is compared with that under updates of another release, which nobody calls.
+
+    Where pods, load and Kubernetes share the cores, starting a pod slows everything down. What is
+    left then is what it means to a client that the pods it calls are the ones replaced.
+    """
+    with Load(key, RATE) as calm:
+        time.sleep(15)
+    assert_nothing_failed(calm, database)
+    figures.add(f"{RATE} requests a second, nothing else going on", served(calm))
+
+    twin = Release(database, "twin")
+    twin.upgrade()
+    with Load(key, RATE) as others:
+        updates(twin, 3)
+    run("helm", "uninstall", twin.name, f"--namespace={NAMESPACE}", "--wait")
+    assert_nothing_failed(others, database)
+    figures.add("The same during rolling updates of another release", served(others))
+
+    with Load(key, RATE) as load:
+        began = time.monotonic()
+        slowest = max(updates(release, UPDATES))
+        # Also what ends after the last update.
+        time.sleep(max(20, REQUESTS / RATE - (time.monotonic() - began)))
+    found = load.result
+    missing = asyncio.run(database.missing(found["created"]))
+    figures.add(
+        f"The same during {UPDATES} rolling updates of this one, each with its migration Job",
+        f"{served(load)}; the slowest update took {slowest:.0f} s",
+    )
+    figures.add(
+        "Payments acknowledged meanwhile, and found in the database",
+        f"{len(found['created']):,} and {len(found['created']) - missing:,}",
+    )
+    assert_nothing_failed(load, database)
+    assert found["requests"] >= REQUESTS
+    bound = 2 * max(others.result["latency"]["p99"], P99_FLOOR_MS)
+    assert found["latency"]["p99"] <= bound
+
+
+def uids() -> list[str]:
+    """Returns what tells the API's pods from any others."""
+    return sorted(p["metadata"]["uid"] for p in api_pods())
+
+
+def test_an_upgrade_whose_migration_fails_changes_nothing(
+    release: Release, database: Database, key: str, figures: Figures
+) -> None:
+    before = uids()
+    checksum = asyncio.run(database.run("SELECT checksum FROM schema_migrations WHERE version = 1"))
+    change = "UPDATE schema_migrations SET checksum = $1 WHERE version = 1"
+    asyncio.run(database.run(change, BROKEN))
+    with Load(key, RATE) as load:
+        began = time.monotonic()
+        with pytest.raises(CommandFailed, match="payments-migration"):
+            release.upgrade({"settings": {"PAYMENTS_KEY_REFRESH_SECONDS": 7}})
+        seconds = time.monotonic() - began
+    logs = kubectl("logs", "job/payments-migration")
+    asyncio.run(database.run(change, checksum))
+    assert "was changed after it was applied" in logs
+    assert uids() == before
+    assert_nothing_failed(load, database)
+    figures.add(
+        "An upgrade whose migration fails",
+        f"given up after {seconds:.0f} s, the same pods serve on; {served(load)}",
+    )
+
+
+def test_an_upgrade_whose_pods_never_get_ready_is_taken_back(
+    release: Release, database: Database, key: str, figures: Figures
+) -> None:
+    before = uids()
+    with Load(key, RATE) as load:
+        began = time.monotonic()
+        with pytest.raises(CommandFailed):
+            release.upgrade({"database": {"secrets": {"api": "wrong"}}}, seconds=45)
+        seconds = time.monotonic() - began
+    assert uids() == before
+    status = json.loads(
+        run("helm", "status", "payments", f"--namespace={NAMESPACE}", "--output=json")
+    )
+    assert status["info"]["status"] == "deployed"
+    assert_nothing_failed(load, database)
+    figures.add(
+        "An upgrade whose pods never get ready (a wrong password), `--timeout 45s`",
+        f"rolled back after {seconds:.0f} s, the same pods serve on; {served(load)}",
+    )
+
+
+def test_an_earlier_chart_upgrades_to_this_one_and_back(
+    release: Release, database: Database, key: str, figures: Figures, tmp_path: Path
+) -> None:
+    """There is no earlier release yet: what stands for it is this chart under an earlier number."""
+    earlier = tmp_path / "payments"
+    shutil.copytree(CHARTS / "payments", earlier)
+    chart = yaml.safe_load((earlier / "Chart.yaml").read_text())
+    assert chart["version"] == chart["appVersion"] == "0.1.0"
+    chart |= {"version": "0.0.1", "appVersion": "0.0.1"}
+    (earlier / "Chart.yaml").write_text(yaml.safe_dump(chart))
+
+    def version() -> Any:
+        return get("deployment", "payments")["metadata"]["labels"]["app.kubernetes.io/version"]
+
+    versions = []
+    with Load(key, RATE) as load:
+        for step in (
+            lambda: release.upgrade(chart=earlier),
+            release.upgrade,
+            release.rollback,
+            release.upgrade,
+        ):
+            step()
+            versions.append(version())
+    assert versions == ["0.0.1", "0.1.0", "0.0.1", "0.1.0"]
+    assert_nothing_failed(load, database)
+    figures.add("0.0.1 → this version → rolled back to 0.0.1 → this version", served(load))
+
+
+def test_a_drain_leaves_one_pod_serving(database: Database, key: str, figures: Figures) -> None:
+    """On one node an evicted pod has nowhere to go, so that the budget holds the other."""
+    node = api_pods()[0]["spec"]["nodeName"]
+    nodes = len(get("nodes")["items"])
+    kubectl("label", "node", node, f"{OURS}=drained", "--overwrite")
+    with Load(key, RATE) as load:
+        try:
+            drain = run_drain(node)
+            if nodes == 1:
+                assert "Cannot evict pod as it would violate the pod's disruption budget" in drain
+                assert len([p for p in api_pods() if is_ready(p)]) == 1
+        finally:
+            kubectl("uncordon", node)
+            kubectl("label", "node", node, f"{OURS}-")
+        wait_until(both_ready)
+    assert_nothing_failed(load, database)
+    outcome = "one pod evicted, the budget holds the other" if nodes == 1 else "both pods moved"
+    figures.add(f"Drain of a node ({nodes} in the cluster)", f"{outcome}; {served(load)}")
+
+
+def run_drain(node: str) -> str:
+    """Drains a node of the API's pods; returns what kubectl said, whether or not it was done."""
+    try:
+        return kubectl(
+            "drain",
+            node,
+            "--pod-selector=app.kubernetes.io/component=api",
+            "--timeout=30s",
+        )
+    except CommandFailed as error:
+        return str(error)
+
+
+def both_ready() -> bool:
+    """Whether both pods of the API are ready."""
+    return [is_ready(p) for p in api_pods()] == [True, True]
+
+
+def restarts() -> int:
+    """Returns how often containers of the API were started again."""
+    return sum(c["restartCount"] for p in api_pods() for c in p["status"]["containerStatuses"])
+
+
+def wait_for_recovery(before: int) -> float:
+    """Waits until a container was started again and is ready; returns the seconds."""
+
+    def started_again() -> bool:
+        return restarts() > before and both_ready()
+
+    return wait_until(started_again)
+
+
+KILL = """
+import os, signal, sys
+uid = sys.argv[1]
+for process in filter(str.isdigit, os.listdir("/proc")):
+    try:
+        cgroups = open(f"/proc/{process}/cgroup").read().replace("_", "-")
+        command = open(f"/proc/{process}/cmdline", "rb").read()
+    except OSError:
+        continue
+    if uid in cgroups and b"serve" in command:
+        os.kill(int(process), signal.SIGKILL)
+        print(process)
+"""
+
+
+def test_kill_9_of_a_process(database: Database, key: str, figures: Figures) -> None:
+    kubectl("create", "namespace", NODE_NAMESPACE)
+    kubectl(
+        "label",
+        "namespace",
+        NODE_NAMESPACE,
+        "pod-security.kubernetes.io/enforce=privileged",
+        "--overwrite",
+    )
+    victim = api_pods()[0]
+    root = {"securityContext": {"privileged": True}}
+    node = pod(
+        "node",
+        *IDLE,
+        container=root,
+        securityContext={"runAsUser": 0},
+        hostPID=True,
+        nodeName=victim["spec"]["nodeName"],
+    )
+    start(node, namespace=NODE_NAMESPACE)
+    before = restarts()
+    with Load(key, RATE) as load:
+        time.sleep(5)
+        killed = python("node", KILL, victim["metadata"]["uid"], namespace=NODE_NAMESPACE)
+        assert killed
+        seconds = wait_for_recovery(before)
+        time.sleep(5)
+    kubectl("delete", "namespace", NODE_NAMESPACE, "--wait=false")
+    assert asyncio.run(database.missing(load.result["created"])) == 0
+    figures.add(
+        "kill -9 of one of two processes", f"ready again after {seconds:.1f} s; {served(load)}"
+    )
+
+
+# The kernel takes the process with the highest score, which is its memory and what it is given on
+# top: many small eaters, so that none has more than the service, and all that can be on top for it.
+EAT = """
+import os, time
+open("/proc/1/oom_score_adj", "w").write("1000")
+for _ in range(24):
+    if os.fork() == 0:
+        memory = b"x" * (10 * 1024 * 1024)
+        time.sleep(60)
+        os._exit(0)
+time.sleep(60)
+"""
+
+
+def test_out_of_memory(database: Database, key: str, figures: Figures) -> None:
+    before = restarts()
+    name = api_pods()[0]["metadata"]["name"]
+    with Load(key, RATE) as load:
+        time.sleep(5)
+        with pytest.raises(CommandFailed, match="exit code 137"):
+            python(name, EAT)
+        seconds = wait_for_recovery(before)
+        time.sleep(5)
+    (container,) = get("pod", name)["status"]["containerStatuses"]
+    assert container["lastState"]["terminated"]["reason"] == "OOMKilled"
+    assert asyncio.run(database.missing(load.result["created"])) == 0
+    figures.add(
+        "One of two processes killed for its memory",
+        f"ready again after {seconds:.1f} s; {served(load)}",
+    )
+
+
+def test_thirty_seconds_without_dns(database: Database, key: str, figures: Figures) -> None:
+    """What has its connections needs no names."""
+
+    def scale(replicas: int) -> None:
+        run(
+            "kubectl",
+            "--namespace=kube-system",
+            "scale",
+            "deployment",
+            "coredns",
+            f"--replicas={replicas}",
+        )
+
+    replicas = get("deployment", "coredns", "--namespace=kube-system")["spec"]["replicas"]
+    name = api_pods()[0]["metadata"]["name"]
+
+    def gone() -> bool:
+        return python(name, RESOLVE, "database") == "closed"
+
+    with Load(key, RATE) as load:
+        scale(0)
+        try:
+            wait_until(gone)
+            time.sleep(30)
+            assert both_ready()
+        finally:
+            scale(replicas)
+        kubectl("rollout", "status", "deployment/coredns", namespace="kube-system")
+    assert_nothing_failed(load, database)
+    figures.add("30 s without DNS", served(load))
+
+
+def test_the_autoscaler_goes_out_and_back_in(
+    release: Release, database: Database, key: str, figures: Figures
+) -> None:
+    """With a share of a core that the load passes, and less patience than in production."""
+    release.upgrade(
+        {
+            "autoscaling": {
+                "enabled": True,
+                "minReplicas": 2,
+                "maxReplicas": 4,
+                "cpuUtilization": 60,
+                "scaleDownStabilizationSeconds": 15,
+            },
+            "resources": {"requests": {"cpu": "100m"}},
+        }
+    )
+
+    def replicas() -> Any:
+        return get("deployment", "payments")["spec"]["replicas"]
+
+    def out() -> bool:
+        return replicas() == 4 and len([p for p in api_pods() if is_ready(p)]) == 4
+
+    def back() -> bool:
+        return bool(replicas() == 2)
+
+    with Load(key, RATE) as high:
+        seconds_out = wait_until(out, 180)
+    with Load(key, 20) as low:
+        seconds_in = wait_until(back, 240)
+        time.sleep(30)  # those that were taken away end meanwhile
+    assert_nothing_failed(high, database)
+    assert_nothing_failed(low, database)
+    figures.add(
+        f"Autoscaler at {high.rate} requests a second",
+        f"2 → 4 pods in {seconds_out:.0f} s; {served(high)}",
+    )
+    figures.add(
+        f"Autoscaler at {low.rate} requests a second, 15 s of patience",
+        f"4 → 2 pods in {seconds_in:.0f} s; {served(low)}",
+    )

@@ -1,0 +1,95 @@
+"""What a cluster needs once: namespaces, nodes, and the classes that AWS's controllers read."""
+
+from typing import Any
+
+import pytest
+
+from tests.conftest import CLUSTERS, cluster, helm, one
+
+# The fields of EKS Auto Mode's own kinds, whose definitions are not published, from the user guide
+# (automode/create-node-class and automode/auto-configure-alb, 2026).
+FIELDS = {
+    "NodeClass": {
+        "advancedNetworking",
+        "certificateBundles",
+        "ephemeralStorage",
+        "networkPolicy",
+        "networkPolicyEventLogs",
+        "role",
+        "securityGroupSelectorTerms",
+        "snatPolicy",
+        "subnetSelectorTerms",
+        "tags",
+    },
+    "IngressClassParams": {
+        "certificateARNs",
+        "group",
+        "ipAddressType",
+        "listeners",
+        "loadBalancerAttributes",
+        "namespaceSelector",
+        "scheme",
+        "subnets",
+        "tags",
+    },
+}
+
+
+def requirements(name: str) -> dict[str, Any]:
+    """Returns what the pool asks of a node."""
+    pool = one(cluster(name), "NodePool")["spec"]["template"]["spec"]
+    return {item["key"]: item["values"] for item in pool["requirements"]}
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_namespaces_refuse_what_is_not_restricted(name: str) -> None:
+    namespaces = [m for m in cluster(name) if m["kind"] == "Namespace"]
+    assert namespaces
+    for namespace in namespaces:
+        assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_namespaces_outlive_the_release(name: str) -> None:
+    for namespace in (m for m in cluster(name) if m["kind"] == "Namespace"):
+        assert namespace["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_network_policies_are_enforced(name: str) -> None:
+    settings = one(cluster(name), "ConfigMap", "amazon-vpc-cni")
+    assert settings["metadata"]["namespace"] == "kube-system"
+    assert settings["data"] == {"enable-network-policy-controller": "true"}
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_nodes_are_graviton(name: str) -> None:
+    assert requirements(name)["kubernetes.io/arch"] == ["arm64"]
+
+
+def test_spot_is_for_what_is_not_production() -> None:
+    assert requirements("nonprod")["karpenter.sh/capacity-type"] == ["spot", "on-demand"]
+    assert requirements("production")["karpenter.sh/capacity-type"] == ["on-demand"]
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_a_pool_cannot_grow_without_end(name: str) -> None:
+    assert set(one(cluster(name), "NodePool")["spec"]["limits"]) == {"cpu", "memory"}
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_volumes_are_encrypted(name: str) -> None:
+    assert one(cluster(name), "StorageClass")["parameters"]["encrypted"] == "true"
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_the_kinds_of_eks_have_only_fields_that_it_knows(name: str) -> None:
+    for kind, fields in FIELDS.items():
+        manifest = one(cluster(name), kind)
+        assert manifest["apiVersion"] == "eks.amazonaws.com/v1"
+        assert set(manifest["spec"]) <= fields
+
+
+def test_a_cluster_that_is_not_eks_takes_the_namespaces_alone() -> None:
+    manifests = helm("cluster", {"environments": ["dev"], "eks": {"enabled": False}})
+    assert [m["kind"] for m in manifests] == ["Namespace", "NetworkPolicy"]

@@ -1,0 +1,117 @@
+"""How pods reach the database: as whom, without a secret, over how many connections."""
+
+from typing import Any
+
+import pytest
+
+from payments import config
+from tests.conftest import (
+    PAYMENTS_OUTPUTS,
+    Manifest,
+    environment_of,
+    one,
+    values_of,
+)
+from tests.conftest import payments as render
+
+SECRETS = {
+    "database": {
+        "authentication": "secret",
+        "host": "",
+        "secrets": {"api": "payments-api", "migrator": "payments-migrator"},
+    }
+}
+
+
+def container(manifests: list[Manifest], kind: str) -> Any:
+    """Returns the container of the Deployment or the Job."""
+    (found,) = one(manifests, kind)["spec"]["template"]["spec"]["containers"]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "role", "account"),
+    [("Deployment", "payments_app", "payments"), ("Job", "payments_migrator", "payments-migrator")],
+)
+def test_each_pod_signs_for_its_own_role_with_its_own_identity(
+    manifests: list[Manifest], kind: str, role: str, account: str
+) -> None:
+    variables = environment_of(container(manifests, kind))
+    assert variables["PAYMENTS_DATABASE_URL"] == (
+        f"postgresql://{role}@payments.example.internal:5432/payments"
+        "?sslmode=verify-full&sslrootcert=/etc/database/ca.pem"
+    )
+    assert variables["PAYMENTS_DATABASE_IAM_REGION"] == "us-east-1"
+    pod = one(manifests, kind)["spec"]["template"]["spec"]
+    assert pod["serviceAccountName"] == account
+    assert one(manifests, "ServiceAccount", account)
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "Job"])
+def test_a_token_is_sent_only_to_whom_rds_has_certified(
+    manifests: list[Manifest], kind: str
+) -> None:
+    pod = one(manifests, kind)["spec"]["template"]["spec"]
+    assert pod["volumes"] == [
+        {"name": "database-ca", "configMap": {"name": "payments-database-ca"}}
+    ]
+    assert container(manifests, kind)["volumeMounts"] == [
+        {"name": "database-ca", "mountPath": "/etc/database", "readOnly": True}
+    ]
+    authority = one(manifests, "ConfigMap", "payments-database-ca")["data"]
+    assert authority == {"ca.pem": PAYMENTS_OUTPUTS["database"]["certificateAuthority"]}
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "Job"])
+def test_a_lost_answer_of_the_dns_costs_less_than_a_connection_may(
+    manifests: list[Manifest], kind: str
+) -> None:
+    pod = one(manifests, kind)["spec"]["template"]["spec"]
+    options = {o["name"]: o.get("value") for o in pod["dnsConfig"]["options"]}
+    patience = config.Settings(database_url="postgresql://").connect_timeout_seconds
+    assert int(options["timeout"]) < patience
+    assert int(options["ndots"]) <= PAYMENTS_OUTPUTS["database"]["host"].count(".")
+
+
+def test_with_iam_nothing_refers_to_a_secret(manifests: list[Manifest]) -> None:
+    assert "secretKeyRef" not in str(manifests)
+    assert not [m for m in manifests if m["kind"] == "Secret"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "secret"), [("Deployment", "payments-api"), ("Job", "payments-migrator")]
+)
+def test_a_url_with_a_password_comes_from_a_secret_that_the_chart_does_not_make(
+    kind: str, secret: str
+) -> None:
+    manifests = render(SECRETS)
+    (reference,) = [i for i in container(manifests, kind)["env"] if "valueFrom" in i]
+    assert reference == {
+        "name": "PAYMENTS_DATABASE_URL",
+        "valueFrom": {"secretKeyRef": {"name": secret, "key": "url"}},
+    }
+    assert not [m for m in manifests if m["kind"] == "Secret"]
+
+
+def test_the_database_has_a_connection_for_every_pod_that_there_can_be(environment: str) -> None:
+    """In a rolling update all old pods can still drain while all new ones serve."""
+    manifests = render(environment=environment)
+    most = one(manifests, "HorizontalPodAutoscaler")["spec"]["maxReplicas"]
+    surge = one(manifests, "Deployment")["spec"]["strategy"]["rollingUpdate"]["maxSurge"]
+    pool = int(environment_of(container(manifests, "Deployment"))["PAYMENTS_POOL_SIZE"])
+    probe = 1
+    database = values_of(environment)["database"]
+    pods = most + most + surge
+    needed = pods * (pool + probe) + database["reservedConnections"]
+    assert needed <= database["maxConnections"]
+
+
+def test_the_database_that_is_assumed_is_no_larger_than_the_class_allows(environment: str) -> None:
+    """RDS gives LEAST(DBInstanceClassMemory / 9531392, 5000).
+
+    That memory is the class's, less what RDS and the system take. How much is not published, so
+    that 15% are left to them.
+    """
+    gibibytes = {"dev": 1, "staging": 1, "production": 2}[environment]  # db.t4g.micro, small
+    formula = gibibytes * 1024**3 / 9531392
+    assert values_of(environment)["database"]["maxConnections"] <= 0.85 * formula

@@ -1,0 +1,130 @@
+"""Who may talk to whom: the flows that the network policies allow are these, and no others."""
+
+from typing import Any
+
+import pytest
+
+from tests.conftest import DATABASE, DNS, LOAD_BALANCER, Manifest, cluster, one, payments
+
+Flow = tuple[str, str, str, str]  # a pod's component, from or to, the other side, port
+
+POD_IDENTITY_AGENT = ("169.254.170.23/32", "fd00:ec2::23/128")
+PROMETHEUS = "namespace kubernetes.io/metadata.name=monitoring"
+
+ALWAYS: set[Flow] = {
+    ("api", "from", LOAD_BALANCER, "TCP 8000"),
+    ("api", "from", PROMETHEUS, "TCP 9464"),
+    ("api", "to", DATABASE, "TCP 5432"),
+    ("api", "to", DNS, "UDP 53"),
+    ("api", "to", DNS, "TCP 53"),
+    *(("api", "to", agent, "TCP 80") for agent in POD_IDENTITY_AGENT),
+    ("migration", "to", DATABASE, "TCP 5432"),
+    ("migration", "to", DNS, "UDP 53"),
+    ("migration", "to", DNS, "TCP 53"),
+    *(("migration", "to", agent, "TCP 80") for agent in POD_IDENTITY_AGENT),
+}
+
+DURING_HELM_TEST: set[Flow] = {
+    ("api", "from", "pods component=test", "TCP 8000"),
+    ("test", "to", "pods component=api", "TCP 8000"),
+    ("test", "to", DNS, "UDP 53"),
+    ("test", "to", DNS, "TCP 53"),
+}
+
+
+def peer(found: Manifest) -> str:
+    """Returns what a peer of a policy selects, in words."""
+    words = []
+    if "ipBlock" in found:
+        assert set(found["ipBlock"]) == {"cidr"}
+        words.append(found["ipBlock"]["cidr"])
+    for kind, word in (("namespaceSelector", "namespace"), ("podSelector", "pods")):
+        if kind in found:
+            labels = found[kind]["matchLabels"]
+            # In a peer the labels of the release say no more than the component does.
+            shown = {
+                key.removeprefix("app.kubernetes.io/"): value
+                for key, value in labels.items()
+                if key not in ("app.kubernetes.io/name", "app.kubernetes.io/instance")
+            }
+            words.append(f"{word} " + ",".join(f"{k}={v}" for k, v in shown.items()))
+    assert words, "an empty peer selects everybody"
+    return " ".join(words)
+
+
+def port(found: Manifest, names: dict[str, int]) -> str:
+    """Returns a port of a policy by its number."""
+    return f"{found.get('protocol', 'TCP')} {names.get(found['port'], found['port'])}"
+
+
+def flows(manifests: list[Manifest]) -> set[Flow]:
+    """Returns all flows that the policies allow."""
+    (container,) = one(manifests, "Deployment")["spec"]["template"]["spec"]["containers"]
+    names = {p["name"]: p["containerPort"] for p in container["ports"]}
+    found = set()
+    for policy in (m["spec"] for m in manifests if m["kind"] == "NetworkPolicy"):
+        component = policy["podSelector"]["matchLabels"]["app.kubernetes.io/component"]
+        for rules, direction in (("ingress", "from"), ("egress", "to")):
+            assert rules not in policy or rules.title() in policy["policyTypes"]
+            for rule in policy.get(rules, ()):
+                # A rule without peers or without ports would allow all of them.
+                found |= {
+                    (component, direction, peer(other), port(number, names))
+                    for other in rule[direction]
+                    for number in rule["ports"]
+                }
+    return found
+
+
+def of_helm_test(manifest: Manifest) -> bool:
+    """Whether something is there only while `helm test` runs."""
+    annotations: Manifest = manifest["metadata"].get("annotations", {})
+    return annotations.get("helm.sh/hook") == "test"
+
+
+def test_the_flows_are_these_and_no_others(environment: str) -> None:
+    manifests = payments(environment=environment)
+    assert flows([m for m in manifests if not of_helm_test(m)]) == ALWAYS
+    assert flows(manifests) == ALWAYS | DURING_HELM_TEST
+
+
+def test_the_way_of_helm_test_is_taken_away_after_it(manifests: list[Manifest]) -> None:
+    policies = [m for m in manifests if m["kind"] == "NetworkPolicy" and of_helm_test(m)]
+    assert len(policies) == 2
+    for policy in policies:
+        deletion = policy["metadata"]["annotations"]["helm.sh/hook-delete-policy"]
+        assert deletion == "before-hook-creation,hook-succeeded,hook-failed"
+
+
+def test_without_iam_nobody_asks_the_pod_identity_agent() -> None:
+    secrets = {"api": "a", "migrator": "b"}
+    database = {"authentication": "secret", "host": "", "secrets": secrets}
+    others = {other for _, _, other, _ in flows(payments({"database": database}))}
+    assert not others & set(POD_IDENTITY_AGENT)
+
+
+@pytest.mark.parametrize("name", ["Deployment", "Job", "Pod"])
+def test_every_pod_is_under_a_policy_for_both_directions(
+    manifests: list[Manifest], name: str
+) -> None:
+    owner = one(manifests, name)
+    pod: Any = owner if name == "Pod" else owner["spec"]["template"]
+    types = {
+        kind
+        for m in manifests
+        if m["kind"] == "NetworkPolicy"
+        and m["spec"]["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+        for kind in m["spec"]["policyTypes"]
+    }
+    assert types == {"Ingress", "Egress"}
+
+
+def test_what_the_charts_do_not_know_may_talk_to_nobody() -> None:
+    for name, environments in (("nonprod", ["dev", "staging"]), ("production", ["production"])):
+        denials = [m for m in cluster(name) if m["kind"] == "NetworkPolicy"]
+        assert [m["metadata"]["namespace"] for m in denials] == [
+            f"payments-{environment}" for environment in environments
+        ]
+        assert all(
+            m["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]} for m in denials
+        )
