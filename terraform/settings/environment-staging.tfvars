@@ -1,0 +1,17 @@
+name     = "staging"
+platform = "nonprod"
+region   = "us-east-1"
+
+database = {
+  engine_version       = "18"
+  instance_class       = "db.t4g.micro"
+  storage_gb           = 20
+  multi_az             = false
+  max_connections      = 80
+  backup_days          = 7
+  deletion_protection  = false
+  performance_insights = true
+}
+
+alarm_subscribers = ["payments-team@xpto.example"]
+health_check_host = "staging.payments.xpto.example"

