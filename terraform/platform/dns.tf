@@ -37,18 +37,19 @@ resource "aws_acm_certificate" "this" {
 }
 
 locals {
-  hosts   = sort(values(var.domains))
-  zone_of = { for environment, host in var.domains : host => aws_route53_zone.this[environment].zone_id }
+  hosts      = sort(values(var.domains))
+  zone_of    = { for environment, host in var.domains : host => aws_route53_zone.this[environment].zone_id }
+  validation = { for option in aws_acm_certificate.this.domain_validation_options : option.domain_name => option }
 }
 
 resource "aws_route53_record" "validation" {
-  for_each = { for option in aws_acm_certificate.this.domain_validation_options : option.domain_name => option }
+  for_each = local.zone_of
 
-  zone_id = local.zone_of[each.key]
-  name    = each.value.resource_record_name
-  type    = each.value.resource_record_type
+  zone_id = each.value
+  name    = local.validation[each.key].resource_record_name
+  type    = local.validation[each.key].resource_record_type
   ttl     = 300
-  records = [each.value.resource_record_value]
+  records = [local.validation[each.key].resource_record_value]
 }
 
 # Waits until the zones are really delegated: without it the load balancer would be made without TLS.

@@ -99,9 +99,12 @@ class Workspace:
 
     def apply(self, place: str) -> dict[str, Any]:
         """Carries out the last plan; returns the state as Terraform writes it in JSON."""
-        root = places()[place]
-        self.run(root, "apply", "-input=false", "plan")
-        state: dict[str, Any] = json.loads(self.run(root, "show", "-json"))
+        self.run(places()[place], "apply", "-input=false", "plan")
+        return self.state(place)
+
+    def state(self, place: str) -> dict[str, Any]:
+        """Returns the state as Terraform writes it in JSON."""
+        state: dict[str, Any] = json.loads(self.run(places()[place], "show", "-json"))
         return state
 
     def destroy(self, place: str) -> None:
