@@ -3,23 +3,20 @@
 It never talks to AWS. What AWS would decide is unknown in a plan, as with the real provider, and
 made up by apply. What the real provider knows without AWS, it knows too: policy documents, default
 tags, the records that validate a certificate. It refuses what the schema refuses; it cannot know
-which values AWS takes.
-
-    python -m testkit.provider SCHEMA.json      (Terraform starts it: see workspace.py)
+which values AWS takes. It serves one Terraform at a time: the last configuration counts.
 """
 
 import hashlib
 import json
 import secrets
-import sys
 from collections.abc import Callable
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import msgpack
 
 from testkit import policy
-from testkit.plugin import pb, serve
+from testkit.plugin import pb
 
 ACCOUNT = "123456789012"
 UNKNOWN = msgpack.ExtType(0, b"\0")  # "known after apply", as Terraform writes it
@@ -41,7 +38,10 @@ class Provider:
 
     def GetProviderSchema(self, _: Any) -> Any:  # noqa: N802
         """Returns all schemas."""
+        return self._schemas
 
+    @cached_property
+    def _schemas(self) -> Any:
         def section(name: str) -> dict[str, Any]:
             schemas = self._schema[name].items()
             return {type_: pb.Schema(block=_schema_block(s["block"])) for type_, s in schemas}
@@ -265,6 +265,3 @@ def _unpack(value: Any) -> Any:
 def _pack(value: Any) -> Any:
     return pb.DynamicValue(msgpack=msgpack.packb(value))
 
-
-if __name__ == "__main__":
-    serve(Provider(json.loads(Path(sys.argv[1]).read_text())))

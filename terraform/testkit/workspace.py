@@ -1,6 +1,7 @@
 """Terraform in a copy of terraform/, with the stand-in where the real provider cannot be had.
 
-`TF_PROVIDER=registry` takes the real provider from the registry instead; nothing else differs.
+`TF_PROVIDER=registry` takes the real provider from the registry instead; nothing else differs, but
+that what simulates AWS, plans and applies, always has the stand-in.
 """
 
 import json
@@ -9,10 +10,15 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from testkit import schema
+from testkit.plugin import serving
+from testkit.provider import Provider
 
 TERRAFORM = Path(__file__).parent.parent
 ROOTS = ("bootstrap", "platform", "environment")
@@ -46,36 +52,41 @@ def sources() -> list[Path]:
     ]
 
 
-def lay_mirror(directory: Path) -> Path:
-    """Makes a mirror of the registry that holds the stand-in; returns the CLI configuration."""
-    directory.mkdir(parents=True)
-    machine = _ARCHITECTURES.get(platform.machine(), platform.machine())
-    content = json.dumps(schema.read(schema.types_named(sources())))
+@dataclass(frozen=True)
+class StandIn:
+    """Where Terraform finds the stand-in."""
+
+    configuration: Path  # of the CLI: it is installed from a mirror, which checks the pinned version
+    attachment: str  # value of TF_REATTACH_PROVIDERS: where it runs
+
+
+@contextmanager
+def stand_in(directory: Path) -> Iterator[StandIn]:
+    """Runs the stand-in, with a mirror of the registry in the directory."""
     for registry in ("registry.terraform.io", "registry.opentofu.org"):
         version = f"{registry}/hashicorp/aws/{schema.PROVIDER_VERSION}"
+        machine = _ARCHITECTURES.get(platform.machine(), platform.machine())
         target = directory / "mirror" / version / f"{platform.system().lower()}_{machine}"
         target.mkdir(parents=True)
-        (target / "schema.json").write_text(content)
-        launcher = target / f"terraform-provider-aws_v{schema.PROVIDER_VERSION}"
-        launcher.write_text(
-            f'#!/bin/sh\nPYTHONPATH="{TERRAFORM}" exec "{sys.executable}" -m testkit.provider'
-            f' "{target}/schema.json"\n'
-        )
-        launcher.chmod(0o755)
+        # Terraform installs a file, and then talks to the one that runs.
+        (target / f"terraform-provider-aws_v{schema.PROVIDER_VERSION}").touch(mode=0o755)
     configuration = directory / "terraformrc"
     configuration.write_text(
         f'provider_installation {{\n  filesystem_mirror {{\n    path = "{directory}/mirror"\n  }}\n'
         "}\ndisable_checkpoint = true\n"
     )
-    return configuration
+    provider = Provider(schema.read(schema.types_named(sources())))
+    with serving(provider) as attachment:
+        yield StandIn(configuration, attachment)
 
 
 class Workspace:
     """A copy of the roots and settings, in which Terraform writes what it likes."""
 
-    def __init__(self, directory: Path, configuration: Path) -> None:
+    def __init__(self, directory: Path, stand_in: StandIn) -> None:
         self.directory = directory
-        self._configuration = configuration
+        self._stand_in = stand_in
+        self._simulates = False
         shutil.copytree(
             TERRAFORM,
             directory,
@@ -84,6 +95,7 @@ class Workspace:
 
     def init(self, root: str, *, local_state: bool = False) -> None:
         """Installs the provider. With local state, plans and applies work without a bucket."""
+        self._simulates = local_state
         if local_state:
             (self.directory / root / "override.tf").write_text(
                 'terraform {\n  backend "local" {}\n}\n'
@@ -123,10 +135,11 @@ class Workspace:
             TerraformError: it ended with another code than 0.
         """
         environment = os.environ | {"TF_IN_AUTOMATION": "1", "PYTHONPATH": str(TERRAFORM)}
-        if os.environ.get("TF_PROVIDER") == "registry" and arguments[0] in {"init", "test"}:
-            environment.pop("TF_CLI_CONFIG_FILE", None)
-        else:
-            environment["TF_CLI_CONFIG_FILE"] = str(self._configuration)
+        environment.pop("TF_CLI_CONFIG_FILE", None)
+        if os.environ.get("TF_PROVIDER") != "registry" or self._simulates:
+            environment["TF_CLI_CONFIG_FILE"] = str(self._stand_in.configuration)
+            if arguments[0] != "init":
+                environment["TF_REATTACH_PROVIDERS"] = self._stand_in.attachment
         done = subprocess.run(
             [*terraform(), f"-chdir={self.directory / root}", *arguments],
             env=environment,

@@ -1,12 +1,13 @@
 """One mirror a session; one simulated life a place: plan, apply, plan again, destroy."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from testkit.workspace import TerraformError, Workspace, lay_mirror, places
+from testkit.workspace import StandIn, TerraformError, Workspace, places, stand_in
 
 
 @dataclass
@@ -42,19 +43,20 @@ class Life:
 
 
 @pytest.fixture(scope="session")
-def configuration(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The CLI configuration that installs the stand-in."""
-    return lay_mirror(tmp_path_factory.mktemp("mirror") / "terraform")
+def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
+    """The stand-in for hashicorp/aws."""
+    with stand_in(tmp_path_factory.mktemp("mirror")) as running:
+        yield running
 
 
 @pytest.fixture
-def workspace(tmp_path: Path, configuration: Path) -> Workspace:
+def workspace(tmp_path: Path, provider: StandIn) -> Workspace:
     """A copy of terraform/, nothing installed yet."""
-    return Workspace(tmp_path / "terraform", configuration)
+    return Workspace(tmp_path / "terraform", provider)
 
 
-def _live(place: str, directory: Path, configuration: Path) -> Life:
-    workspace = Workspace(directory, configuration)
+def _live(place: str, directory: Path, provider: StandIn) -> Life:
+    workspace = Workspace(directory, provider)
     root = places()[place]
     workspace.init(root, local_state=True)
     plan = workspace.plan(place)
@@ -85,11 +87,11 @@ def lives() -> dict[str, Life]:
 def life(
     request: pytest.FixtureRequest,
     lives: dict[str, Life],
-    configuration: Path,
+    provider: StandIn,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Life:
     """The life of the place that `at` names."""
     place: str = request.param
     if place not in lives:
-        lives[place] = _live(place, tmp_path_factory.mktemp(place) / "terraform", configuration)
+        lives[place] = _live(place, tmp_path_factory.mktemp(place) / "terraform", provider)
     return lives[place]

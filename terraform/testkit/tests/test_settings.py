@@ -51,7 +51,6 @@ NAMED_VALUES = [
     ("aws_cloudwatch_metric_alarm", "comparison_operator", "cloudwatch", "ComparisonOperator"),
     ("aws_cloudwatch_metric_alarm", "statistic", "cloudwatch", "Statistic"),
     ("aws_route53_health_check", "type", "route53", "HealthCheckType"),
-    ("aws_route53_record", "type", "route53", "RRType"),
     ("aws_s3_bucket_ownership_controls", "rule.object_ownership", "s3", "ObjectOwnership"),
 ]
 
