@@ -19,10 +19,15 @@ export PYTHONUNBUFFERED := 1
 BIN := ../.venv/bin
 LOCKS := api/requirements.lock api/requirements-dev.lock
 STAMP := .venv/installed
+INFRA_STAMP := .venv-infra/installed
 
 # A virtual environment has its own path in its scripts: in a copied or moved checkout it is made anew.
 ifneq ($(CURDIR),$(shell cat $(STAMP) 2>/dev/null))
 .PHONY: $(STAMP)
+endif
+
+ifneq ($(CURDIR),$(shell cat $(INFRA_STAMP) 2>/dev/null))
+.PHONY: $(INFRA_STAMP)
 endif
 
 .PHONY: help
@@ -43,7 +48,7 @@ run: $(STAMP) ## Serves on http://127.0.0.1:8000 with a PostgreSQL of its own (P
 	@cd api && exec $(DIE_WITH_MAKE) $(BIN)/python -m laptop --port '$(PORT)' --metrics-port '$(METRICS_PORT)'
 
 .PHONY: test
-test: system-packages lint types migrations-lint unit ## Checks everything: style, types, migrations, all tests
+test: system-packages lint types migrations-lint unit infra-test ## Checks everything: style, types, migrations, all tests
 
 .PHONY: lint
 lint: $(STAMP) ## Checks the style (ruff)
@@ -76,14 +81,33 @@ unit: $(STAMP) ## Runs the test suite on a real PostgreSQL and prints the branch
 system-packages: ## Installs the browser that a test drives, as root on Debian; else says what is missing
 	@api/laptop/system_packages
 
+# Terraform and what tests it are an environment of their own: they need packages that the service's
+# tests must not see.
+INFRA_BIN := ../../.venv-infra/bin
+INFRA_LOCKS := terraform/testkit/requirements.lock terraform/testkit/requirements-bare.lock
+
+$(INFRA_STAMP): $(INFRA_LOCKS)
+	@terraform/testkit/install $@
+
+.PHONY: infra-test
+infra-test: $(INFRA_STAMP) ## Tests Terraform without an account: validity, promises, policies, faults, cost
+	cd terraform/testkit && $(INFRA_BIN)/ruff check && $(INFRA_BIN)/ruff format --check && $(INFRA_BIN)/mypy
+	cd terraform/testkit && $(INFRA_BIN)/python -m pytest -n 2
+
+.PHONY: cost
+cost: $(INFRA_STAMP) ## Writes docs/cost.md from simulated plans; fails above a budget
+	@cd terraform/testkit && PYTHONPATH=.. $(INFRA_BIN)/python -m testkit.cost
+
 UV_COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
   --generate-hashes --no-emit-index-url --no-header --system-certs
 
 .PHONY: lock
-lock: $(STAMP) ## Resolves the dependencies anew and writes both lock files
+lock: $(STAMP) ## Resolves the dependencies anew and writes the lock files
 	cd api && $(UV_COMPILE) --output-file requirements.lock pyproject.toml
+	cd terraform/testkit && $(UV_COMPILE:$(BIN)/%=../$(BIN)/%) --output-file requirements.lock requirements.in
+	cd terraform/testkit && $(UV_COMPILE:$(BIN)/%=../$(BIN)/%) --no-deps --output-file requirements-bare.lock requirements-bare.in
 	cd api && $(UV_COMPILE) --extra dev -c requirements.lock --output-file requirements-dev.lock pyproject.toml
 
 .PHONY: clean
 clean: ## Removes what can be made again; .data, with the database, stays
-	rm -rf .venv .install.lock .cache api/.mypy_cache api/.pytest_cache api/.ruff_cache api/.hypothesis api/.coverage*
+	rm -rf .venv .venv-infra .install.lock .cache api/.mypy_cache api/.pytest_cache api/.ruff_cache api/.hypothesis api/.coverage*

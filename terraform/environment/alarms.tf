@@ -54,10 +54,10 @@ resource "aws_cloudwatch_metric_alarm" "database" {
 
 # From outside: name, certificate, load balancer, service and database, as a client meets them.
 resource "aws_route53_health_check" "this" {
-  count = var.health_check_host == null ? 0 : 1
+  count = var.health_check ? 1 : 0
 
   type              = "HTTPS"
-  fqdn              = var.health_check_host
+  fqdn              = var.host
   port              = 443
   resource_path     = "/readyz"
   request_interval  = 30
@@ -67,11 +67,11 @@ resource "aws_route53_health_check" "this" {
 }
 
 resource "aws_cloudwatch_metric_alarm" "outside" {
-  count = var.health_check_host == null ? 0 : 1
+  count = var.health_check ? 1 : 0
 
   region              = "us-east-1"
   alarm_name          = "${local.name}-outside"
-  alarm_description   = "https://${var.health_check_host}/readyz fails from most places. docs/infrastructure.md#alarms"
+  alarm_description   = "https://${var.host}/readyz fails from most places. docs/infrastructure.md#alarms"
   namespace           = "AWS/Route53"
   metric_name         = "HealthCheckStatus"
   dimensions          = { HealthCheckId = aws_route53_health_check.this[0].id }

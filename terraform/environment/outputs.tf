@@ -1,13 +1,21 @@
-# What ../../charts/payments is told of this environment, and a person who operates it. No secret.
+# What ../../charts/payments and a person who operates it are told of this environment. No secret.
 
-output "namespace" {
-  description = "Kubernetes namespace that the identities are bound to."
-  value       = local.namespace
-}
-
-output "database_host" {
-  description = "Host of the database, for PAYMENTS_DATABASE_URL."
-  value       = aws_db_instance.this.address
+output "helm_values" {
+  description = "What only AWS knows, as values of ../../charts/payments; installed in the namespace payments-<name>."
+  value = yamlencode({
+    database = {
+      host   = aws_db_instance.this.address
+      region = var.region
+    }
+    ingress = {
+      host      = var.host
+      wafAclArn = join("", data.aws_wafv2_web_acl.this[*].arn)
+    }
+    networkPolicy = {
+      clients  = [for id in data.aws_subnets.public.ids : { ipBlock = { cidr = data.aws_subnet.this[id].cidr_block } }]
+      database = [for id in data.aws_subnets.database.ids : { ipBlock = { cidr = data.aws_subnet.this[id].cidr_block } }]
+    }
+  })
 }
 
 output "master_secret_arn" {

@@ -14,6 +14,29 @@ data "aws_subnets" "database" {
   tags = { tier = "database" }
 }
 
+data "aws_subnets" "public" {
+  filter {
+    name   = "vpc-id"
+    values = [local.vpc_id]
+  }
+
+  tags = { tier = "public" } # where the load balancer is
+}
+
+# Their addresses are what the NetworkPolicies of ../../charts/payments allow.
+data "aws_subnet" "this" {
+  for_each = toset(concat(data.aws_subnets.database.ids, data.aws_subnets.public.ids))
+
+  id = each.key
+}
+
+data "aws_wafv2_web_acl" "this" {
+  count = var.firewall ? 1 : 0
+
+  name  = "payments-${var.platform}"
+  scope = "REGIONAL"
+}
+
 data "aws_kms_alias" "this" {
   name = "alias/payments-${var.platform}"
 }

@@ -96,13 +96,32 @@ variable "alarm_subscribers" {
   }
 }
 
-variable "health_check_host" {
-  description = "Host that AWS asks for https://<host>/readyz from outside every 30 s; null for no check."
+variable "host" {
+  description = "Host name of the API; its zone is the platform's."
   type        = string
-  default     = null
 
   validation {
-    condition     = var.health_check_host == null || can(regex("^([a-z0-9-]+\\.)+[a-z]{2,}$", var.health_check_host))
-    error_message = "health_check_host must be a host name, without https:// and path."
+    condition     = can(regex("^([a-z0-9-]+\\.)+[a-z]{2,}$", var.host))
+    error_message = "host must be a host name, without https:// and path."
+  }
+}
+
+variable "firewall" {
+  description = "Whether the load balancer is behind the platform's firewall."
+  type        = bool
+
+  validation {
+    condition     = var.name != "production" || var.firewall
+    error_message = "production is behind the firewall."
+  }
+}
+
+variable "health_check" {
+  description = "Whether AWS asks for https://<host>/readyz from outside every 30 s."
+  type        = bool
+
+  validation {
+    condition     = var.name != "production" || var.health_check
+    error_message = "production is watched from outside."
   }
 }

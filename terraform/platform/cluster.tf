@@ -28,6 +28,8 @@ resource "aws_eks_cluster" "this" {
   }
 
   kubernetes_network_config {
+    service_ipv4_cidr = "172.20.0.0/16" # the NetworkPolicies of ../../charts name its DNS, 172.20.0.10
+
     elastic_load_balancing {
       enabled = true
     }

@@ -1,24 +1,23 @@
-# What ../../charts/cluster and the Ingress of ../../charts/payments are told. ../environment asks AWS
-# instead, by name, so that it never reads this state.
+# What people and ../../charts/cluster are told. ../environment asks AWS instead, by name, so that it
+# never reads this state.
 
 output "cluster_name" {
   description = "For `aws eks update-kubeconfig --name`."
   value       = aws_eks_cluster.this.name
 }
 
-output "node_role_name" {
-  description = "Role that a NodeClass names; EKS already lets it join."
-  value       = aws_iam_role.node.name
-}
-
-output "certificate_arn" {
-  description = "Certificate of the load balancer's HTTPS listener; known once it is valid."
-  value       = aws_acm_certificate_validation.this.certificate_arn
-}
-
-output "web_acl_arn" {
-  description = "Firewall for the annotation alb.ingress.kubernetes.io/wafv2-acl-arn; null where there is none."
-  value       = one(aws_wafv2_web_acl.this[*].arn)
+output "helm_values" {
+  description = "What only AWS knows, as values of ../../charts/cluster."
+  value = yamlencode({
+    eks = {
+      nodeRole          = aws_iam_role.node.name
+      subnetTags        = { tier = "private", platform = var.name }
+      securityGroupTags = { "aws:eks:cluster-name" = aws_eks_cluster.this.name }
+    }
+    loadBalancer = {
+      certificateArns = [aws_acm_certificate_validation.this.certificate_arn]
+    }
+  })
 }
 
 output "name_servers" {

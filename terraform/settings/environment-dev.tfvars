@@ -1,6 +1,8 @@
 name     = "dev"
 platform = "nonprod"
 region   = "us-east-1"
+host     = "dev.payments.xpto.example"
+firewall = false
 
 database = {
   engine_version       = "18"
@@ -13,4 +15,5 @@ database = {
   performance_insights = false
 }
 
+health_check      = false
 alarm_subscribers = []

@@ -1,6 +1,8 @@
 name     = "staging"
 platform = "nonprod"
 region   = "us-east-1"
+host     = "staging.payments.xpto.example"
+firewall = false
 
 database = {
   engine_version       = "18"
@@ -13,5 +15,5 @@ database = {
   performance_insights = true
 }
 
+health_check      = true
 alarm_subscribers = ["payments-team@xpto.example"]
-health_check_host = "staging.payments.xpto.example"

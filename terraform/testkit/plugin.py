@@ -4,7 +4,6 @@ Terraform starts the providers that it installed, dozens of times in one `terraf
 `TF_REATTACH_PROVIDERS` names it uses as it is, which makes the tests five times as fast.
 """
 
-import importlib.util
 import json
 import os
 import sysconfig
@@ -12,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import contextmanager
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,11 +26,9 @@ def _protocol() -> ModuleType:
     """Terraform's protocol 6 as generated for pyvider, loaded without pyvider's dependencies."""
     generated = "pyvider/protocols/tfprotov6/protobuf/tfplugin6_pb2.py"
     path = Path(sysconfig.get_path("purelib"), generated)
-    spec = importlib.util.spec_from_file_location("tfplugin6_pb2", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    loader = SourceFileLoader("tfplugin6_pb2", str(path))
+    module = ModuleType(loader.name)
+    loader.exec_module(module)
     return module
 
 

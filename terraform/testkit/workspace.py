@@ -31,7 +31,7 @@ class TerraformError(Exception):
 
 
 def places() -> dict[str, str]:
-    """Returns the root of each place: a place is where a root is applied, and names a tfvars file."""
+    """Returns the root of each place: where it is applied, by the name of a tfvars file."""
     names = sorted(path.stem for path in (TERRAFORM / "settings").glob("*.tfvars"))
     return {name: name.split("-")[0] for name in names}
 
@@ -56,7 +56,9 @@ def sources() -> list[Path]:
 class StandIn:
     """Where Terraform finds the stand-in."""
 
-    configuration: Path  # of the CLI: it is installed from a mirror, which checks the pinned version
+    configuration: (
+        Path  # of the CLI: it is installed from a mirror, which checks the pinned version
+    )
     attachment: str  # value of TF_REATTACH_PROVIDERS: where it runs
 
 

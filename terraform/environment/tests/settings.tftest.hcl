@@ -10,6 +10,8 @@ run "production_without_a_standby_is_refused" {
   variables {
     name              = "production"
     platform          = "production"
+    firewall          = true
+    health_check      = true
     alarm_subscribers = ["someone@xpto.example"]
     database = {
       engine_version       = "18"

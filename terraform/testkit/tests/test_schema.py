@@ -22,8 +22,16 @@ def resources() -> dict[str, schema.Schema]:
         ("aws_db_instance", "instance_class", {"type": "string", "required": True}),
         ("aws_db_instance", "address", {"type": "string", "computed": True}),
         ("aws_db_instance", "multi_az", {"type": "bool", "optional": True, "computed": True}),
-        ("aws_db_instance", "allocated_storage", {"type": "number", "optional": True, "computed": True}),
-        ("aws_db_instance", "password_wo", {"type": "string", "optional": True, "write_only": True}),
+        (
+            "aws_db_instance",
+            "allocated_storage",
+            {"type": "number", "optional": True, "computed": True},
+        ),
+        (
+            "aws_db_instance",
+            "password_wo",
+            {"type": "string", "optional": True, "write_only": True},
+        ),
         ("aws_subnet", "tags", {"type": ["map", "string"], "optional": True}),
         (
             "aws_eks_cluster",
@@ -44,7 +52,10 @@ def test_an_attribute_has_its_type_and_flags(
 
 def test_a_block_knows_how_often_it_may_stand(resources: dict[str, schema.Block]) -> None:
     blocks = resources["aws_eks_cluster"]["block_types"]
-    bounds = {name: (blocks[name]["min_items"], blocks[name]["max_items"]) for name in ("vpc_config", "compute_config")}
+    bounds = {
+        name: (blocks[name]["min_items"], blocks[name]["max_items"])
+        for name in ("vpc_config", "compute_config")
+    }
     assert bounds == {"vpc_config": (1, 1), "compute_config": (0, 1)}
 
 

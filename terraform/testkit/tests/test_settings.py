@@ -121,11 +121,13 @@ def test_networks_of_platforms_do_not_overlap() -> None:
 def test_settings_read_side_by_side(root: str) -> None:
     """The same settings in the same order; what is left out is that variable's default."""
     orders = [
-        re.findall(r"^(\w+)\s+=", text, re.M)
+        re.findall(r"^(\w+)\s+=", text, re.MULTILINE)
         for place, text in _settings().items()
         if place.startswith(root)
     ]
-    variables = re.findall(r'^variable "(\w+)"', (TERRAFORM / root / "variables.tf").read_text(), re.M)
+    variables = re.findall(
+        r'^variable "(\w+)"', (TERRAFORM / root / "variables.tf").read_text(), re.MULTILINE
+    )
     for order in orders:
         assert set(order) <= set(variables)
     whole = max(orders, key=len)
@@ -146,10 +148,12 @@ def test_the_code_names_no_environment(root: str) -> None:
 def test_everything_declared_is_used(root: str) -> None:
     text = "\n".join(p.read_text() for p in sorted((TERRAFORM / root).glob("*.tf")))
     code = re.sub(r"(?m)#.*$", "", text)
-    declared = {f"var.{name}" for name in re.findall(r'^variable "(\w+)"', code, re.M)}
-    declared |= {f"data.{t}.{n}" for t, n in re.findall(r'^data "(\w+)" "(\w+)"', code, re.M)}
-    for block in re.findall(r"^locals \{\n(.*?)^\}", code, re.M | re.S):
-        declared |= {f"local.{name}" for name in re.findall(r"^  (\w+)\s+=", block, re.M)}
+    declared = {f"var.{name}" for name in re.findall(r'^variable "(\w+)"', code, re.MULTILINE)}
+    declared |= {
+        f"data.{t}.{n}" for t, n in re.findall(r'^data "(\w+)" "(\w+)"', code, re.MULTILINE)
+    }
+    for block in re.findall(r"^locals \{\n(.*?)^\}", code, re.MULTILINE | re.DOTALL):
+        declared |= {f"local.{name}" for name in re.findall(r"^  (\w+)\s+=", block, re.MULTILINE)}
     unused = {d for d in declared if not re.search(rf"(?<![\w.]){re.escape(d)}(?!\w)", code)}
     assert unused == set()
 
@@ -157,7 +161,7 @@ def test_everything_declared_is_used(root: str) -> None:
 @pytest.mark.parametrize("root", ROOTS)
 def test_every_variable_says_what_it_is_and_what_it_refuses(root: str) -> None:
     text = (TERRAFORM / root / "variables.tf").read_text()
-    for name, body in re.findall(r'^variable "(\w+)" \{\n(.*?)^\}', text, re.M | re.S):
+    for name, body in re.findall(r'^variable "(\w+)" \{\n(.*?)^\}', text, re.MULTILINE | re.DOTALL):
         assert "description" in body, name
         assert "  type " in body, name
         if name != "addons":  # EKS itself refuses an unknown add-on or version

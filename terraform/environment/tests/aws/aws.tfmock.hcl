@@ -26,3 +26,11 @@ mock_data "aws_subnets" {
 mock_data "aws_kms_alias" {
   defaults = { target_key_arn = "arn:aws:kms:us-east-1:123456789012:key/00000000-0000-0000-0000-000000000000" }
 }
+
+mock_data "aws_subnet" {
+  defaults = { cidr_block = "10.0.208.0/24" }
+}
+
+mock_data "aws_wafv2_web_acl" {
+  defaults = { arn = "arn:aws:wafv2:us-east-1:123456789012:regional/webacl/payments-test/00000000-0000-0000-0000-000000000000" }
+}
