@@ -1,19 +1,22 @@
 """What AWS will ask for: `make cost` turns the plans of all places into docs/cost.md and a picture.
 
-A resource's price is a row of prices/aws.json times a quantity, from the plan where it says one and
-from prices/usage.json where it depends on use. A type that is neither priced nor known to be free is
-an error, so that nothing new goes unpriced. Fails above a budget of settings/bootstrap.tfvars, and
-when the Kubernetes version comes near extended support, whose hour costs six times as much.
+A resource's price is a row of prices/aws.json times a quantity, from the plan where it says one
+and from prices/usage.json where it depends on use. A type that is neither priced nor known to be
+free is an error, so that nothing new goes unpriced. Fails above a budget of
+settings/bootstrap.tfvars, and when the Kubernetes version comes near extended support, whose hour
+costs six times as much.
 """
 
 import datetime
 import json
 import sys
 import tempfile
+import tomllib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from string import Template
 from typing import Any
 
 from matplotlib import rc_context
@@ -73,6 +76,23 @@ CALENDAR = _load("eks-calendar.json")
 HOURS = PRICES["hours_a_month"]
 
 
+# What every resource of a type costs, whatever its settings.
+FLAT: dict[str, list[tuple[float, str]]] = {
+    "aws_backup_plan": [
+        (USAGE["backup_copies_gb"], "rds.backup"),
+        (USAGE["backup_copies_gb"] / 3, "data.other_region"),  # copies are kept for three months
+    ],
+    "aws_cloudwatch_metric_alarm": [(1, "cloudwatch.alarm")],
+    "aws_ecr_repository": [(USAGE["images_gb"] / 2, "ecr.storage")],
+    "aws_eip": [(HOURS, "vpc.public_ipv4")],
+    "aws_eks_cluster": [(HOURS, "eks.cluster")],
+    "aws_kms_key": [(1, "kms.key")],
+    "aws_route53_health_check": [(1, "route53.health_check")],
+    "aws_route53_zone": [(1, "route53.zone")],
+    "aws_s3_bucket": [(0.1, "s3.storage")],
+}
+
+
 class CostError(Exception):
     """The cost cannot be accepted, or not be told; the message says why."""
 
@@ -104,7 +124,8 @@ def lines(plan: dict[str, Any], level: str) -> list[Line]:
         Line(resource["address"], *item)
         for resource in resources
         if resource["mode"] == "managed"
-        for item in _items(resource["type"], resource["values"], use, variables)
+        for item in FLAT.get(resource["type"])
+        or _items(resource["type"], resource["values"], use, variables)
     ]
     bought = _bought_by_the_cluster(level, variables) if "cluster" in variables else []
     return [*planned, *bought]
@@ -112,54 +133,35 @@ def lines(plan: dict[str, Any], level: str) -> list[Line]:
 
 def _items(
     type_: str, values: dict[str, Any], use: dict[str, float], variables: dict[str, Any]
-) -> Iterator[tuple[float, str]]:
+) -> Iterable[tuple[float, str]]:
     match type_:
-        case "aws_eks_cluster":
-            yield HOURS, "eks.cluster"
         case "aws_nat_gateway":
-            yield HOURS, "vpc.nat_gateway"
-            yield use["nat_gb"] / variables["network"]["nat"]["zones"], "vpc.nat_gateway_data"
-        case "aws_eip":
-            yield HOURS, "vpc.public_ipv4"
+            data = use["nat_gb"] / variables["network"]["nat"]["zones"]
+            return [(HOURS, "vpc.nat_gateway"), (data, "vpc.nat_gateway_data")]
         case "aws_instance":
-            yield HOURS, f"ec2.{values['instance_type']}"
-            yield HOURS, "vpc.public_ipv4"
-            yield values["root_block_device"][0]["volume_size"], "ebs.gp3"
+            disk = values["root_block_device"][0]["volume_size"]
+            machine = (HOURS, f"ec2.{values['instance_type']}")
+            return [machine, (HOURS, "vpc.public_ipv4"), (disk, "ebs.gp3")]
         case "aws_db_instance":
             copies = 2 if values["multi_az"] else 1
-            yield copies * HOURS, f"rds.{values['instance_class']}"
-            yield copies * values["allocated_storage"], "rds.gp3"
-            yield USAGE["backup_beyond_free_gb"][variables["name"]], "rds.backup"
-            yield 1, "secretsmanager.secret"
-        case "aws_kms_key":
-            yield 1, "kms.key"
-        case "aws_route53_zone":
-            yield 1, "route53.zone"
-        case "aws_route53_health_check":
-            yield 1, "route53.health_check"
+            return [
+                (copies * HOURS, f"rds.{values['instance_class']}"),
+                (copies * values["allocated_storage"], "rds.gp3"),
+                (USAGE["backup_beyond_free_gb"][variables["name"]], "rds.backup"),
+                (1, "secretsmanager.secret"),
+            ]
         case "aws_wafv2_web_acl":
-            yield 1, "waf.acl"
-            yield len(values["rule"]), "waf.rule"
-            yield use["requests_millions"], "waf.million_requests"
-        case "aws_cloudwatch_metric_alarm":
-            yield 1, "cloudwatch.alarm"
+            requests = (use["requests_millions"], "waf.million_requests")
+            return [(1, "waf.acl"), (len(values["rule"]), "waf.rule"), requests]
         case "aws_cloudwatch_log_group":
-            yield use["log_gb"] / 4, "cloudwatch.logs"
-        case "aws_backup_plan":
-            yield USAGE["backup_copies_gb"], "rds.backup"
-            yield USAGE["backup_copies_gb"] / 3, "data.other_region"  # kept for three months
-        case "aws_ecr_repository":
-            yield USAGE["images_gb"] / 2, "ecr.storage"
-        case "aws_s3_bucket":
-            yield 0.1, "s3.storage"
-        case _ if type_ in FREE or type_.startswith(FREE_PREFIXES):
-            return
-        case _:
-            raise CostError(f"{type_} has no price: add it to testkit/cost.py, or to what is free")
+            return [(use["log_gb"] / 4, "cloudwatch.logs")]  # a platform has some four that fill
+    if type_ not in FREE and not type_.startswith(FREE_PREFIXES):
+        raise CostError(f"{type_} has no price: add it to testkit/cost.py, or to what is free")
+    return []
 
 
 def _bought_by_the_cluster(level: str, variables: dict[str, Any]) -> Iterator[Line]:
-    """What is in no plan, because controllers in the cluster make it: charts/cluster asks for it."""
+    """What is in no plan: charts/cluster asks for it, and controllers in the cluster make it."""
     cluster = USAGE["clusters"][variables["name"]]
     use = USAGE["levels"][level]
     nodes, node = cluster["nodes"][level], cluster["node"]
@@ -217,155 +219,123 @@ def check(plans: Plans, today: datetime.date) -> None:
             raise CostError(f"{place}: standard support of EKS {version} ends on {end}: upgrade it")
 
 
-def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+def _usd(items: Iterable[tuple[float, str]], region: str) -> float:
+    return sum(Line("", quantity, price).usd(region) for quantity, price in items)
+
+
+def _table(header: Iterable[str], rows: Iterable[Iterable[str]], *, text_last: bool = False) -> str:
     head = list(header)
     rule = ["---"] + ["---:"] * (len(head) - 1)
+    if text_last:
+        rule[-1] = "---"
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *rows))
-
-
-def _money(usd: float) -> str:
-    return f"{usd:.2f}"
 
 
 def _summary(plans: Plans) -> str:
     platforms = plans["bootstrap"]["variables"]["platforms"]["value"]
-    rows = []
-    for platform in (*platforms, "account"):
-        budget = platforms.get(platform, {}).get("monthly_budget_usd", "")
-        sums = [totals(plans, region, level)[platform] for region in REGIONS for level in LEVELS]
-        environments = ", ".join(
-            sorted(platforms.get(platform, {}).get("environments", ["bootstrap"]))
-        )
-        rows.append([f"{platform} ({environments})", *map(_money, sums), str(budget)])
+    rows = [
+        [
+            f"{name} ({', '.join(sorted(platforms[name]['environments']))})",
+            *(f"{totals(plans, r, level)[name]:.2f}" for r in REGIONS for level in LEVELS),
+            str(platforms[name]["monthly_budget_usd"]),
+        ]
+        for name in platforms
+    ]
+    account = (f"{totals(plans, r, level)['account']:.2f}" for r in REGIONS for level in LEVELS)
     header = [f"{region}, {name}" for region in REGIONS for name in LEVELS.values()]
-    return _table(["$ a month", *header, "budget"], rows)
+    return _table(
+        ["$ a month", *header, "budget"], [*rows, ["the account (bootstrap)", *account, ""]]
+    )
+
+
+def _levels() -> str:
+    rows = [
+        [name.replace("_", " "), *(f"{USAGE['levels'][level][name]:g}" for level in LEVELS)]
+        for name in USAGE["levels"]["idle"]
+    ]
+    return _table(["average use", *LEVELS.values()], rows)
+
+
+def _clusters() -> str:
+    return "\n".join(
+        f"- {name}: {c['why']}. {c['nodes']['expected']} of {c['node']},"
+        f" {'Spot' if c['spot'] else 'on demand'}, {c['node_disk_gb']} GB of disk each."
+        for name, c in USAGE["clusters"].items()
+    )
 
 
 def _details(plan: dict[str, Any]) -> str:
-    grouped: dict[tuple[str, str], list[Line]] = defaultdict(list)
+    rows = []
     for line in lines(plan, "expected"):
-        if line.usd(REGIONS[0]) or line.usd(REGIONS[1]):
-            grouped[line.resource, line.price].append(line)
-    rows = [
-        [
-            f"`{resource}`" if resource.startswith("aws_") else resource,
-            f"{sum(line.quantity for line in group):g} × {PRICES['prices'][price]['unit']}, `{price}`",
-            *(_money(sum(line.usd(region) for line in group)) for region in REGIONS),
-        ]
-        for (resource, price), group in grouped.items()
-    ]
-    sums = [_money(sum(li.usd(region) for li in lines(plan, "expected"))) for region in REGIONS]
-    return _table(["resource", "a month", *REGIONS], [*rows, ["**total**", "", *sums]])
+        dollars = [line.usd(region) for region in REGIONS]
+        if any(dollars):
+            name = f"`{line.resource}`" if line.resource.startswith("aws_") else line.resource
+            quantity = f"{line.quantity:g} of `{line.price}`"
+            rows.append([name, quantity, *(f"{usd:.2f}" for usd in dollars)])
+    sums = [sum(line.usd(region) for line in lines(plan, "expected")) for region in REGIONS]
+    rows.append(["**total**", "", *(f"**{usd:.2f}**" for usd in sums)])
+    return _table(["resource", "a month", *REGIONS], rows)
 
 
 def _after_destroy() -> str:
-    kept = [
-        ("the key and the bucket of the state, images", [(1, "kms.key"), (0.1, "s3.storage"), (USAGE["images_gb"], "ecr.storage")]),
-        ("production's last snapshot", [(20, "rds.backup")]),
-        ("production's copies in the second region, until their 90 days are over, and their key", [(USAGE["backup_copies_gb"], "rds.backup"), (1, "kms.key")]),
-    ]  # fmt: skip
-    return _table(
-        ["what is left", *REGIONS],
-        [
-            [what, *(_money(sum(Line("", q, p).usd(r) for q, p in items)) for r in REGIONS)]
-            for what, items in kept
+    copies = USAGE["backup_copies_gb"]
+    kept = {
+        "key and bucket of the state, images": [
+            *FLAT["aws_kms_key"],
+            *FLAT["aws_s3_bucket"],
+            (USAGE["images_gb"], "ecr.storage"),
         ],
-    )
+        "production's last snapshot": [(20.0, "rds.backup")],
+        "production's copies in the second region and their key, for up to 90 days": [
+            (copies, "rds.backup"),
+            *FLAT["aws_kms_key"],
+        ],
+    }
+    rows = [[what, *(f"{_usd(items, r):.2f}" for r in REGIONS)] for what, items in kept.items()]
+    return _table(["what is left", *REGIONS], rows)
 
 
-def _considered(plans: Plans) -> str:
-    def usd(*items: tuple[float, str]) -> str:
-        return f"${sum(Line('', q, p).usd(REGIONS[0]) for q, p in items):.0f}"
+def _considered() -> str:
+    path = TERRAFORM / "prices" / "considered.toml"
+    rows = []
+    for item in tomllib.loads(path.read_text())["considered"]:
+        if "costs" in item:
+            amount = f"{_usd(item['costs'], REGIONS[0]):.2f}"
+        else:
+            change = _usd(item.get("adds", []), REGIONS[0]) - _usd(
+                item.get("saves", []), REGIONS[0]
+            )
+            amount = f"{change:+.2f}"
+        rows.append([item["what"], amount, item["why"]])
+    return _table(["considered", "$ a month", "why not"], rows, text_last=True)
 
-    cluster = usd((HOURS, "eks.cluster"))
-    production = totals(plans, REGIONS[0], "expected")["production"]
-    rows = [
-        ["ECS on Fargate, 2 tasks of 0.5 vCPU and 1 GB", usd((HOURS, "fargate.vcpu"), (2 * HOURS, "fargate.gb")), f"against {cluster} for the control plane and nodes beside it: cheaper by some $95. The brief asks for Kubernetes and Helm, and Prometheus would need a home of its own"],
-        ["App Runner, 2 instances of 1 vCPU and 2 GB", usd((2 * HOURS, "apprunner.vcpu"), (4 * HOURS, "apprunner.gb")), "no private metrics port, no migration step, not in sa-east-1"],
-        ["Lambda, 2.6 million requests of 50 ms and 512 MB", usd((2.6e6 * 0.05 * 0.5, "lambda.gb_second"), (2.6, "lambda.million_requests")), "the cheapest by far at this load; group commit and the connection pool live in a process that stays, so it would need an RDS Proxy and another design"],
-        ["RDS Proxy for 2 vCPU", usd((2 * HOURS, "rds.proxy_vcpu")), "pools in the pods are enough below max_connections"],
-        ["one cluster for all environments", f"−{cluster}", "dev's mistakes and Spot reclaims would be production's; an upgrade of Kubernetes could not be tried before"],
-        ["a third cluster, for staging alone", f"+{cluster}", "namespaces, identities and network policies part dev from staging well enough"],
-        ["nodes without Auto Mode", f"−{usd((2 * HOURS, 'eks.auto.t4g.medium'))}", "the fee for two nodes buys patched nodes, Karpenter, the load balancer and EBS controllers"],
-        ["NAT gateway in one zone of production", f"−{usd((HOURS, 'vpc.nat_gateway'), (HOURS, 'vpc.public_ipv4'))}", "when that zone goes, no node in the others can pull an image, just when new ones are needed"],
-        ["NAT gateways in all three zones", f"+{usd((HOURS, 'vpc.nat_gateway'), (HOURS, 'vpc.public_ipv4'))}", "the third zone uses another's; with one of two left, egress lives"],
-        ["NAT instances in production, too", f"−{usd((2 * HOURS, 'vpc.nat_gateway'))[1:]} +{usd((2 * HOURS, 'ec2.t4g.nano'))[1:]}", "two machines to patch in the payment path's account; nonprod has one, to learn from"],
-        ["no NAT: endpoints for ECR, EKS Auth, STS and logs in two zones", usd((10 * HOURS, "vpc.interface_endpoint")), "as much as NAT gateways, and images from elsewhere would need a mirror"],
-        ["Aurora Serverless v2, 0.5 ACU in two zones", usd((HOURS, "rds.aurora_acu")), f"against {usd((2 * HOURS, 'rds.db.t4g.small'))} for RDS with a standby; dearer at rest, and its commits wait for a network"],
-        ["db.t4g.medium in production", f"+{usd((2 * HOURS, 'rds.db.t4g.medium'))} −{usd((2 * HOURS, 'rds.db.t4g.small'))}", "the first thing to buy when the alarms on memory or credits speak"],
-        ["Managed Prometheus (20,000 series each 30 s) and Grafana, 3 editors", usd((20000 * 2 * 60 * HOURS / 1e7, "amp.ten_million_samples"), (3, "amg.editor")), "in the cluster it costs a volume of $2 and room on nodes that are there"],
-        ["the load balancer with a third zone", f"+{usd((HOURS, 'vpc.public_ipv4'))}", "two zones outlive one"],
-        ["EKS in extended support", f"+{usd((HOURS, 'eks.cluster_extended'))} −{cluster}", "a gate fails the build 60 days before, and `support_type = \"STANDARD\"` has AWS upgrade rather than bill"],
-        ["sa-east-1 instead of us-east-1, production", f"${totals(plans, REGIONS[1], 'expected')['production']:.0f} instead of ${production:.0f}", "120 ms nearer to clients in Brazil; a setting, see the decision on the region"],
-    ]  # fmt: skip
-    return "\n".join(
-        "| " + " | ".join(row) + " |"
-        for row in (["considered", "$ a month", "why not"], ["---", "---:", "---"], *rows)
-    )
+
+def _prices() -> str:
+    rows = []
+    for name, row in PRICES["prices"].items():
+        there = "not there" if row["sa-east-1"] is None else f"{row['sa-east-1']:g}"
+        rows.append(f"- `{name}`: {row['us-east-1']:g} / {there} a {row['unit']}. {row['source']}")
+    return "\n".join(rows)
 
 
 def page(plans: Plans) -> str:
-    """Returns docs/cost.md."""
-    levels = _table(
-        ["average use a month", *LEVELS.values()],
-        [
-            [name.replace("_", " "), *(f"{USAGE['levels'][level][name]:g}" for level in LEVELS)]
-            for name in USAGE["levels"]["idle"]
-        ],
+    """Returns docs/cost.md, from the template beside this file."""
+    template = Template(Path(__file__).with_name("cost.md").read_text())
+    details = (f"### {place}\n\n{_details(plan)}" for place, plan in plans.items())
+    return template.substitute(
+        warn_days=CALENDAR["warn_days"],
+        prices_note=PRICES["note"],
+        usage_note=USAGE["note"],
+        backup_why=USAGE["backup_why"],
+        summary=_summary(plans),
+        levels=_levels(),
+        clusters=_clusters(),
+        details="\n\n".join(details),
+        after_destroy=_after_destroy(),
+        considered=_considered(),
+        prices=_prices(),
+        as_of=PRICES["as_of"],
     )
-    clusters = "\n".join(
-        f"- {name}: {c['why']} ({c['nodes']['expected']} × {c['node']}{' on Spot' if c['spot'] else ''},"
-        f" {c['node_disk_gb']} GB of disk each)."
-        for name, c in USAGE["clusters"].items()
-    )
-    sources = "\n".join(
-        f"- `{name}`: {row['us-east-1']:g} / {'not there' if row['sa-east-1'] is None else format(row['sa-east-1'], 'g')}"
-        f" a {row['unit']}. {row['source']}"
-        for name, row in PRICES["prices"].items()
-    )
-    details = "\n\n".join(f"### {place}\n\n{_details(plan)}" for place, plan in plans.items())
-    return f"""# Cost
-
-Written by `make cost` from the plans of all places and [`terraform/prices/`](../terraform/prices/). The build fails when a platform passes its budget (`monthly_budget_usd` in [`bootstrap.tfvars`](../terraform/settings/bootstrap.tfvars)) or when its Kubernetes version is within {CALENDAR["warn_days"]} days of extended support.
-
-{PRICES["note"]}
-
-{_summary(plans)}
-
-![Cost by platform and kind](cost.svg)
-
-Not in it: tax, AWS support, the domain's registration, GitHub's minutes.
-
-## Assumptions
-
-{USAGE["note"]} Nonprod has a tenth of the traffic. Backups: {USAGE["backup_why"]}.
-
-{levels}
-
-{clusters}
-
-## What each place costs
-
-At expected use; lines of $0 are left out. What is not written `like_this` is in no plan: controllers in the cluster buy it.
-
-{details}
-
-## After `destroy`
-
-{_after_destroy()}
-
-## What was considered
-
-In us-east-1, at expected use.
-
-{_considered(plans)}
-
-## Prices
-
-US dollars in us-east-1 / sa-east-1, as of {PRICES["as_of"]}.
-
-{sources}
-"""
 
 
 KINDS = {
