@@ -6,8 +6,8 @@ locals {
   namespace = local.name
 
   identities = {
-    app     = { service_account = "payments", database_role = "payments_app" }
-    migrate = { service_account = "payments-migrate", database_role = "payments_migrator" }
+    app      = { service_account = "payments", database_role = "payments_app" }
+    migrator = { service_account = "payments-migrator", database_role = "payments_migrator" }
   }
 }
 

@@ -154,7 +154,9 @@ def _items(
             requests = (use["requests_millions"], "waf.million_requests")
             return [(1, "waf.acl"), (len(values["rule"]), "waf.rule"), requests]
         case "aws_cloudwatch_log_group":
-            return [(use["log_gb"] / 4, "cloudwatch.logs")]  # a platform has some four that fill
+            control_plane = values["name"].startswith("/aws/eks/")  # it writes without any traffic
+            gigabytes = USAGE["control_plane_log_gb"] if control_plane else use["log_gb"] / 4
+            return [(gigabytes, "cloudwatch.logs")]
     if type_ not in FREE and not type_.startswith(FREE_PREFIXES):
         raise CostError(f"{type_} has no price: add it to testkit/cost.py, or to what is free")
     return []
@@ -327,6 +329,7 @@ def page(plans: Plans) -> str:
         prices_note=PRICES["note"],
         usage_note=USAGE["note"],
         backup_why=USAGE["backup_why"],
+        control_plane_log_gb=USAGE["control_plane_log_gb"],
         summary=_summary(plans),
         levels=_levels(),
         clusters=_clusters(),
@@ -372,7 +375,7 @@ def picture(plans: Plans) -> Figure:
     for row, (platform, _) in enumerate(bars):
         budget = budgets[platform]["monthly_budget_usd"]
         axes.plot([budget, budget], [row - 0.45, row + 0.45], color="black", linewidth=2)
-        axes.text(left[row] + 4, row, f"${left[row]:.0f}", va="center")
+        axes.text(max(left[row], budget) + 4, row, f"${left[row]:.0f}", va="center")
     axes.set_yticks(range(len(bars)), [f"{p}, {LEVELS[level]}" for p, level in bars])
     axes.invert_yaxis()
     axes.set_xlabel("US dollars a month, us-east-1; the black line is the budget")

@@ -9,8 +9,8 @@ run "a_pods_identity_is_its_namespace_and_service_account" {
 
   assert {
     condition = { for name, a in aws_eks_pod_identity_association.this : name => [a.namespace, a.service_account] } == {
-      app     = ["payments-${var.name}", "payments"]
-      migrate = ["payments-${var.name}", "payments-migrate"]
+      app      = ["payments-${var.name}", "payments"]
+      migrator = ["payments-${var.name}", "payments-migrator"]
     }
     error_message = "The identities are those of the chart's two service accounts, in this environment's namespace."
   }

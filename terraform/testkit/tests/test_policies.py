@@ -88,7 +88,7 @@ def test_every_role_carries_the_boundary(life: Life) -> None:
 def test_a_pod_may_log_in_as_one_database_role_and_nothing_else(life: Life) -> None:
     (database,) = life.resources("aws_db_instance").values()
     prefix = f"arn:aws:rds-db:us-east-1:{ACCOUNT}:dbuser:{database['resource_id']}"
-    for identity, role in {"app": "payments_app", "migrate": "payments_migrator"}.items():
+    for identity, role in {"app": "payments_app", "migrator": "payments_migrator"}.items():
         assert policy(life, f'aws_iam_role_policy.this["{identity}"]') == [
             {"Effect": "Allow", "Action": "rds-db:connect", "Resource": f"{prefix}/{role}"}
         ]
@@ -104,7 +104,7 @@ def test_only_its_own_service_account_takes_a_pods_role(life: Life) -> None:
     for address, (statement,) in roles.items():
         condition = statement["Condition"]
         account = condition["StringEquals"]["aws:RequestTag/kubernetes-service-account"]
-        assert account in {"payments", "payments-migrate", "external-dns"}, address
+        assert account in {"payments", "payments-migrator", "external-dns"}, address
         assert ":cluster/payments-" in condition["ArnEquals"]["aws:SourceArn"], address
 
 
