@@ -19,9 +19,9 @@ data "aws_iam_policy_document" "boundary" {
   statement {
     sid = "TheServicesInUse"
     actions = [for service in [
-      "acm", "autoscaling", "backup", "backup-storage", "budgets", "cloudwatch", "ec2", "ecr", "eks", "eks-auth",
-      "elasticloadbalancing", "iam", "kms", "logs", "rds", "rds-db", "route53", "s3", "secretsmanager", "sns", "sqs",
-      "ssm", "sts", "tag", "wafv2", "wafv2-regional",
+      "acm", "autoscaling", "backup", "backup-storage", "budgets", "cloudwatch", "cognito-idp", "ec2", "ecr", "eks", "eks-auth",
+      "elasticloadbalancing", "iam", "kms", "logs", "rds", "rds-db", "route53", "s3", "secretsmanager", "shield", "sns",
+      "sqs", "ssm", "sts", "tag", "waf-regional", "wafv2",
     ] : "${service}:*"]
     resources = ["*"]
   }

@@ -1,7 +1,8 @@
 # Who the pipeline is. GitHub signs a token for each job that says which repository, branch or
 # environment it runs for; a role trusts exactly one such subject. There is no key to steal.
 #
-#   payments-ci-plan             pull requests and main: reads, for plans and the nightly drift check
+#   payments-ci-plan             pull requests and main: reads, for plans (-lock=false: it cannot write
+#                                a lock) and the nightly drift check
 #   payments-ci-publish          main: pushes images and charts
 #   payments-ci-apply-<place>    the GitHub environment of that place, which asks for approval
 #

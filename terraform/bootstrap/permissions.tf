@@ -45,6 +45,7 @@ locals {
       Names = {
         actions   = ["route53:ChangeResourceRecordSets", "route53:ChangeTagsForResource", "route53:DeleteHostedZone"]
         resources = ["arn:${local.partition}:route53:::hostedzone/*", "arn:${local.partition}:route53:::change/*"]
+        only      = { "route53:ChangeResourceRecordSetsRecordTypes" = ["CNAME", "NS"] } # no host's address: those are external-dns's
       }
       Certificate = {
         actions   = ["acm:*Certificate", "acm:*TagsToCertificate", "acm:*TagsFromCertificate"]
@@ -73,14 +74,14 @@ locals {
     environment = {
       Database = {
         actions   = ["rds:*"]
-        resources = ["arn:${local.partition}:rds:${local.here}:*:payments-{name}*"]
+        resources = ["arn:${local.partition}:rds:${local.here}:*:payments-{name}*", "arn:${local.partition}:rds:${local.here}:og:default*"]
       }
       DatabaseFirewall = {
-        actions   = ["ec2:*SecurityGroup", "ec2:*SecurityGroupIngress", "ec2:*Tags"]
+        actions   = ["ec2:*SecurityGroup", "ec2:*SecurityGroupEgress", "ec2:*SecurityGroupIngress", "ec2:*Tags", "ec2:ModifySecurityGroupRules"]
         resources = [for kind in ["security-group", "security-group-rule", "vpc"] : "arn:${local.partition}:ec2:${local.here}:${kind}/*"]
       }
       Identities = {
-        actions = ["eks:*AccessEntry", "eks:*AccessPolicy", "eks:*PodIdentityAssociation", "eks:*agResource"]
+        actions = ["eks:*AccessEntry", "eks:*AccessPolicy", "eks:*PodIdentityAssociation", "eks:TagResource", "eks:UntagResource"]
         resources = [
           "arn:${local.partition}:eks:${local.here}:cluster/payments-{platform}",
           "arn:${local.partition}:eks:${local.here}:access-entry/payments-{platform}/*",
@@ -88,8 +89,12 @@ locals {
         ]
       }
       Alarms = {
-        actions   = ["cloudwatch:*Alarm", "cloudwatch:*Alarms", "cloudwatch:*agResource", "sns:*Topic", "sns:SetTopicAttributes", "sns:*agResource", "sns:Subscribe"]
+        actions   = ["cloudwatch:*Alarm", "cloudwatch:*Alarms", "cloudwatch:TagResource", "cloudwatch:UntagResource", "sns:*Topic", "sns:SetTopicAttributes", "sns:Subscribe", "sns:TagResource", "sns:UntagResource"]
         resources = ["arn:${local.partition}:cloudwatch:*:${local.account}:alarm:payments-{name}-*", "arn:${local.partition}:sns:*:${local.account}:payments-{name}-*"]
+      }
+      Chart = {
+        actions   = ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
+        resources = ["arn:${local.partition}:ecr:${local.here}:repository/payments", "arn:${local.partition}:ecr:${local.here}:repository/charts/payments"]
       }
       HealthCheck = {
         actions   = ["route53:*HealthCheck", "route53:ChangeTagsForResource"]
@@ -119,7 +124,7 @@ locals {
   # What AWS cannot bind to a resource that is not there yet.
   create = {
     platform    = ["kms:CreateKey", "route53:CreateHostedZone", "acm:RequestCertificate", "eks:CreateCluster"]
-    environment = ["kms:CreateKey", "route53:CreateHealthCheck", "backup:CreateBackupPlan"]
+    environment = ["kms:CreateKey", "route53:CreateHealthCheck", "backup:CreateBackupPlan", "ecr:GetAuthorizationToken"]
   }
 }
 
@@ -182,6 +187,16 @@ data "aws_iam_policy_document" "write" {
       sid       = statement.key
       actions   = statement.value.actions
       resources = [for r in statement.value.resources : replace(replace(r, "{name}", each.value.name), "{platform}", each.value.platform)]
+
+      dynamic "condition" {
+        for_each = try(statement.value.only, {})
+
+        content {
+          test     = "ForAllValues:StringEquals"
+          variable = condition.key
+          values   = condition.value
+        }
+      }
     }
   }
 

@@ -148,6 +148,19 @@ def test_devs_role_cannot_reach_production(life: Life) -> None:
 
 
 @at("bootstrap")
+def test_no_role_of_the_pipeline_changes_where_a_host_leads(life: Life) -> None:
+    """Zones cannot be told apart before they are there, kinds of records can."""
+    for address in life.resources("aws_iam_role_policy"):
+        for statement in policy(life, address):
+            if "route53:ChangeResourceRecordSets" in _many(statement["Action"]):
+                assert statement["Condition"] == {
+                    "ForAllValues:StringEquals": {
+                        "route53:ChangeResourceRecordSetsRecordTypes": ["CNAME", "NS"]
+                    }
+                }, address
+
+
+@at("bootstrap")
 def test_a_places_role_reaches_what_it_manages(life: Life) -> None:
     """The other way round: what the place's state holds by name, its role may write."""
     managed = {
@@ -155,6 +168,7 @@ def test_a_places_role_reaches_what_it_manages(life: Life) -> None:
             f"arn:aws:rds:us-east-1:{ACCOUNT}:db:payments-dev",
             f"arn:aws:rds:us-east-1:{ACCOUNT}:pg:payments-dev-postgres18-1",
             f"arn:aws:rds:us-east-1:{ACCOUNT}:subgrp:payments-dev",
+            f"arn:aws:rds:us-east-1:{ACCOUNT}:og:default:postgres-18",
             f"arn:aws:iam::{ACCOUNT}:role/payments-dev-app",
             f"arn:aws:eks:us-east-1:{ACCOUNT}:cluster/payments-nonprod",
             f"arn:aws:cloudwatch:us-east-1:{ACCOUNT}:alarm:payments-dev-database-cpu",
