@@ -25,6 +25,20 @@ locals {
     "wafv2:Get*", "wafv2:List*",
   ]
 
+  # Keys have no names; their tag says whose they are. A key is tagged once, when it is made.
+  own_keys = {
+    resources = ["arn:${local.partition}:kms:*:${local.account}:key/*"]
+    only      = [{ test = "StringEquals", variable = "aws:ResourceTag/platform", values = ["{platform}"] }]
+  }
+  new_key = {
+    actions   = ["kms:TagResource"]
+    resources = ["arn:${local.partition}:kms:*:${local.account}:key/*"]
+    only = [
+      { test = "StringEquals", variable = "aws:RequestTag/platform", values = ["{platform}"] },
+      { test = "Null", variable = "aws:ResourceTag/platform", values = ["true"] },
+    ]
+  }
+
   # Every create, change and delete that a root needs, where it may happen.
   write = {
     platform = {
@@ -45,7 +59,8 @@ locals {
       Names = {
         actions   = ["route53:ChangeResourceRecordSets", "route53:ChangeTagsForResource", "route53:DeleteHostedZone"]
         resources = ["arn:${local.partition}:route53:::hostedzone/*", "arn:${local.partition}:route53:::change/*"]
-        only      = { "route53:ChangeResourceRecordSetsRecordTypes" = ["CNAME", "NS"] } # no host's address: those are external-dns's
+        # No host's address: those are external-dns's.
+        only = [{ test = "ForAllValues:StringEquals", variable = "route53:ChangeResourceRecordSetsRecordTypes", values = ["CNAME", "NS"] }]
       }
       Certificate = {
         actions   = ["acm:*Certificate", "acm:*TagsToCertificate", "acm:*TagsFromCertificate"]
@@ -58,9 +73,11 @@ locals {
           "arn:${local.partition}:wafv2:${local.here}:regional/managedruleset/*/*",
         ]
       }
-      Key = {
-        actions   = ["kms:*"]
-        resources = ["arn:${local.partition}:kms:${local.here}:key/*", "arn:${local.partition}:kms:${local.here}:alias/payments-{name}"]
+      Key    = merge({ actions = ["kms:*"] }, local.own_keys)
+      NewKey = local.new_key
+      KeyAlias = {
+        actions   = ["kms:CreateAlias", "kms:DeleteAlias", "kms:UpdateAlias"]
+        resources = ["arn:${local.partition}:kms:${local.here}:alias/payments-{name}"]
       }
       Logs = {
         actions = ["logs:*"]
@@ -104,11 +121,9 @@ locals {
         actions   = ["backup:*", "backup-storage:MountCapsule"]
         resources = ["arn:${local.partition}:backup:*:${local.account}:backup-vault:payments-{name}", "arn:${local.partition}:backup:${local.here}:backup-plan:*"]
       }
-      Key = {
-        # The platform's key, through the services that encrypt with it; and the key of the second region.
-        actions   = ["kms:CreateGrant", "kms:DescribeKey", "kms:GenerateDataKey*", "kms:Decrypt", "kms:PutKeyPolicy", "kms:ScheduleKeyDeletion", "kms:TagResource", "kms:EnableKeyRotation"]
-        resources = ["arn:${local.partition}:kms:*:${local.account}:key/*"]
-      }
+      # The platform's key, for the services that encrypt with it, and the key of the second region.
+      Key    = merge({ actions = ["kms:CreateGrant", "kms:Decrypt", "kms:EnableKeyRotation", "kms:GenerateDataKey*", "kms:PutKeyPolicy", "kms:ScheduleKeyDeletion"] }, local.own_keys)
+      NewKey = local.new_key
       MasterSecret = {
         # RDS makes and rotates it; nobody in the pipeline reads it.
         actions   = ["secretsmanager:CreateSecret", "secretsmanager:TagResource"]
@@ -189,12 +204,12 @@ data "aws_iam_policy_document" "write" {
       resources = [for r in statement.value.resources : replace(replace(r, "{name}", each.value.name), "{platform}", each.value.platform)]
 
       dynamic "condition" {
-        for_each = try(statement.value.only, {})
+        for_each = try(statement.value.only, [])
 
         content {
-          test     = "ForAllValues:StringEquals"
-          variable = condition.key
-          values   = condition.value
+          test     = condition.value.test
+          variable = condition.value.variable
+          values   = [for v in condition.value.values : replace(v, "{platform}", each.value.platform)]
         }
       }
     }

@@ -149,7 +149,7 @@ class Workspace:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT if arguments[0] != "show" else None,
             text=True,
-            timeout=300,
+            timeout=600,
             check=False,
         )
         if done.returncode != 0:

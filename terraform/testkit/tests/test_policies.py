@@ -161,6 +161,21 @@ def test_no_role_of_the_pipeline_changes_where_a_host_leads(life: Life) -> None:
 
 
 @at("bootstrap")
+def test_a_places_role_uses_the_keys_of_its_platform_only(life: Life) -> None:
+    for place, platform in {
+        "environment-dev": "nonprod",
+        "platform-production": "production",
+    }.items():
+        for statement in policy(life, f'aws_iam_role_policy.ci["apply-{place}/write"]'):
+            actions = _many(statement["Action"])
+            if any(":key/" in r for r in _many(statement["Resource"])):
+                tests = statement["Condition"]
+                key = "RequestTag" if actions == ["kms:TagResource"] else "ResourceTag"
+                assert tests["StringEquals"] == {f"aws:{key}/platform": platform}, statement
+                assert ("Null" in tests) == (key == "RequestTag")
+
+
+@at("bootstrap")
 def test_a_places_role_reaches_what_it_manages(life: Life) -> None:
     """The other way round: what the place's state holds by name, its role may write."""
     managed = {

@@ -38,7 +38,7 @@ def test_checkov_finds_nothing(place: str, tmp_path: Path) -> None:
     command += ["--var-file", str(TERRAFORM / "settings" / f"{place}.tfvars")]
     environment = os.environ | {"HOME": str(tmp_path), "LOG_LEVEL": "ERROR"}
     done = subprocess.run(
-        command, capture_output=True, text=True, env=environment, timeout=120, check=False
+        command, capture_output=True, text=True, env=environment, timeout=600, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Failed checks: 0" in done.stdout, done.stdout + done.stderr
