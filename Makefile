@@ -36,6 +36,10 @@ CHART_STAMP := .venv-charts/installed
 ifneq ($(CURDIR),$(shell cat $(CHART_STAMP) 2>/dev/null))
 .PHONY: $(CHART_STAMP)
 endif
+INFRA_STAMP := .venv-infra/installed
+ifneq ($(CURDIR),$(shell cat $(INFRA_STAMP) 2>/dev/null))
+.PHONY: $(INFRA_STAMP)
+endif
 
 .PHONY: help
 help: ## Lists the verbs
@@ -61,7 +65,7 @@ run: $(STAMP) ## Serves on http://127.0.0.1:8000 with a PostgreSQL of its own (P
 	@cd api && exec $(DIE_WITH_MAKE) $(BIN)/python -m laptop --port '$(PORT)' --metrics-port '$(METRICS_PORT)'
 
 .PHONY: test
-test: system-packages lint types migrations-lint image-lint unit charts ## Checks everything: style, types, migrations, all tests
+test: system-packages lint types migrations-lint image-lint unit charts infra-test ## Checks everything: style, types, migrations, all tests
 
 .PHONY: lint
 lint: $(STAMP) ## Checks the style (ruff)
@@ -155,6 +159,23 @@ image-test: system-packages $(STAMP) ## Tests the image: the suite from outside,
 image-lint: $(STAMP) ## Checks the Dockerfile (hadolint)
 	cd api && $(BIN)/hadolint Dockerfile
 
+# Terraform and what tests it are an environment of their own: they need packages that the service's
+# tests must not see.
+INFRA_BIN := ../../.venv-infra/bin
+INFRA_LOCKS := terraform/testkit/requirements.lock terraform/testkit/requirements-bare.lock
+
+$(INFRA_STAMP): $(INFRA_LOCKS)
+	@terraform/testkit/install $@
+
+.PHONY: infra-test
+infra-test: $(INFRA_STAMP) ## Tests Terraform without an account: validity, promises, policies, faults, cost
+	cd terraform/testkit && $(INFRA_BIN)/ruff check && $(INFRA_BIN)/ruff format --check && $(INFRA_BIN)/mypy
+	cd terraform/testkit && $(INFRA_BIN)/python -m pytest -n 2
+
+.PHONY: cost
+cost: $(INFRA_STAMP) ## Writes docs/cost.md from simulated plans; fails above a budget
+	@cd terraform/testkit && PYTHONPATH=.. $(INFRA_BIN)/python -m testkit.cost
+
 UV_OPTIONS := --quiet --upgrade --universal --python-version 3.11 \
   --generate-hashes --no-emit-index-url --no-header --system-certs
 UV_COMPILE := $(BIN)/uv pip compile $(UV_OPTIONS)
@@ -166,7 +187,9 @@ lock: $(STAMP) ## Resolves the dependencies anew and writes all lock files
 	cd api && $(UV_COMPILE) -c requirements-dev.lock --output-file ../load/requirements.lock \
 	  pyproject.toml ../load/requirements.in
 	cd charts/tests && ../$(BIN)/uv pip compile $(UV_OPTIONS) --output-file requirements.lock requirements.in
+	cd terraform/testkit && ../$(BIN)/uv pip compile $(UV_OPTIONS) --output-file requirements.lock requirements.in
+	cd terraform/testkit && ../$(BIN)/uv pip compile $(UV_OPTIONS) --no-deps --output-file requirements-bare.lock requirements-bare.in
 
 .PHONY: clean
 clean: ## Removes what can be made again; .data, with the database, stays
-	rm -rf .venv .venv-load .venv-charts .install.lock .cache {api,load,charts}/.mypy_cache {api,charts}/.pytest_cache {api,load,charts}/.ruff_cache api/.hypothesis api/.coverage*
+	rm -rf .venv .venv-load .venv-charts .venv-infra .install.lock .cache {api,load,charts}/.mypy_cache {api,charts}/.pytest_cache {api,load,charts}/.ruff_cache api/.hypothesis api/.coverage*

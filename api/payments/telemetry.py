@@ -34,7 +34,7 @@ _durations = Histogram(
     ["http_request_method", "http_route", "http_response_status_code"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
 )
-_active_requests = Gauge("http_server_active_requests", "Requests that are being answered.")
+active_requests = Gauge("http_server_active_requests", "Requests that are being answered.")
 payments_created = Counter("payments_created", "Payments made.")
 payments_consumed = Counter("payments_consumed", "Payments consumed.")
 payments_deleted = Counter("payments_deleted", "Payments deleted.")
@@ -52,7 +52,7 @@ class Active:
     requests = 0
 
 
-_active_requests.set_function(lambda: Active.requests)
+active_requests.set_function(lambda: Active.requests)
 
 
 class JsonFormatter(logging.Formatter):

@@ -1,0 +1,11 @@
+# What the pipeline is told: role ARNs as variables of its GitHub environments, registry addresses.
+
+output "ci_role_arns" {
+  description = "Role to take, by the name that .github/workflows/ gives it."
+  value       = { for name, role in aws_iam_role.ci : name => role.arn }
+}
+
+output "registries" {
+  description = "Where images and charts are pushed."
+  value       = { for name, repository in aws_ecr_repository.this : name => repository.repository_url }
+}

@@ -1,0 +1,41 @@
+# The images: pushed once by the pipeline's role `publish` (ci.tf), then promoted by digest from dev
+# to production. The nodes pull with the role of ../platform/cluster.tf.
+
+resource "aws_ecr_repository" "this" {
+  for_each = toset(["payments", "charts/payments"])
+
+  name                 = each.key
+  image_tag_mutability = "IMMUTABLE"
+
+  encryption_configuration {
+    encryption_type = "KMS"
+    kms_key         = aws_kms_key.this.arn
+  }
+
+  image_scanning_configuration {
+    scan_on_push = true
+  }
+}
+
+resource "aws_ecr_lifecycle_policy" "this" {
+  for_each = aws_ecr_repository.this
+
+  repository = each.value.name
+  policy = jsonencode({
+    rules = [
+      {
+        rulePriority = 1
+        description  = "What no tag names any more"
+        selection    = { tagStatus = "untagged", countType = "sinceImagePushed", countUnit = "days", countNumber = 7 }
+        action       = { type = "expire" }
+      },
+      {
+        # Some 15 MB of own layers each: 100 are about a quarter of releases, within 1.5 GB.
+        rulePriority = 2
+        description  = "All but the last 100"
+        selection    = { tagStatus = "any", countType = "imageCountMoreThan", countNumber = 100 }
+        action       = { type = "expire" }
+      },
+    ]
+  })
+}

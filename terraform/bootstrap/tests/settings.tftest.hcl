@@ -1,0 +1,38 @@
+# What variables.tf refuses.
+
+mock_provider "aws" {
+  source = "./tests/aws"
+}
+
+run "every_repository_of_an_owner_is_refused" {
+  command = plan
+
+  variables {
+    repository = "xpto/*"
+  }
+
+  expect_failures = [var.repository]
+}
+
+run "an_environment_on_two_platforms_is_refused" {
+  command = plan
+
+  variables {
+    platforms = {
+      one = { environments = ["dev"], monthly_budget_usd = 1 }
+      two = { environments = ["dev"], monthly_budget_usd = 1 }
+    }
+  }
+
+  expect_failures = [var.platforms]
+}
+
+run "a_budget_that_tells_nobody_is_refused" {
+  command = plan
+
+  variables {
+    budget_subscribers = []
+  }
+
+  expect_failures = [var.budget_subscribers]
+}

@@ -1,0 +1,79 @@
+# What state.tf, encryption.tf and registry.tf promise.
+
+mock_provider "aws" {
+  source = "./tests/aws"
+}
+
+run "the_state_is_encrypted_and_versioned" {
+  command = plan
+
+  assert {
+    condition     = one(one(aws_s3_bucket_server_side_encryption_configuration.state.rule).apply_server_side_encryption_by_default).sse_algorithm == "aws:kms"
+    error_message = "The state is encrypted with our own key."
+  }
+
+  assert {
+    condition     = one(aws_s3_bucket_versioning.state.versioning_configuration).status == "Enabled"
+    error_message = "An overwritten state can be had back."
+  }
+
+  assert {
+    condition     = aws_kms_key.this.enable_key_rotation
+    error_message = "The key rotates."
+  }
+}
+
+run "the_state_is_not_public" {
+  command = plan
+
+  assert {
+    condition = alltrue([
+      aws_s3_bucket_public_access_block.state.block_public_acls,
+      aws_s3_bucket_public_access_block.state.block_public_policy,
+      aws_s3_bucket_public_access_block.state.ignore_public_acls,
+      aws_s3_bucket_public_access_block.state.restrict_public_buckets,
+    ])
+    error_message = "Nothing can make the bucket public."
+  }
+
+  assert {
+    condition     = one(aws_s3_bucket_ownership_controls.state.rule).object_ownership == "BucketOwnerEnforced"
+    error_message = "Access lists of objects are off."
+  }
+}
+
+run "the_state_refuses_plain_http" {
+  command = plan
+
+  assert {
+    condition = (
+      data.aws_iam_policy_document.state.statement[0].effect == "Deny" &&
+      data.aws_iam_policy_document.state.statement[0].actions == toset(["s3:*"]) &&
+      one(data.aws_iam_policy_document.state.statement[0].condition).variable == "aws:SecureTransport"
+    )
+    error_message = "Requests without TLS are denied."
+  }
+}
+
+run "images_cannot_be_replaced" {
+  command = plan
+
+  assert {
+    condition     = alltrue([for r in aws_ecr_repository.this : r.image_tag_mutability == "IMMUTABLE"])
+    error_message = "A tag means one image for ever."
+  }
+
+  assert {
+    condition     = alltrue([for r in aws_ecr_repository.this : one(r.image_scanning_configuration).scan_on_push && one(r.encryption_configuration).encryption_type == "KMS"])
+    error_message = "Images are scanned when they arrive, and encrypted with our own key."
+  }
+}
+
+run "old_images_end" {
+  command = plan
+
+  assert {
+    condition     = alltrue([for p in aws_ecr_lifecycle_policy.this : length(jsondecode(p.policy).rules) == 2]) && keys(aws_ecr_lifecycle_policy.this) == keys(aws_ecr_repository.this)
+    error_message = "Every repository forgets what nobody needs."
+  }
+}

@@ -1,0 +1,59 @@
+# What differs from one account to the next; the values are in ../settings/bootstrap.tfvars.
+
+variable "region" {
+  description = "Region of the state, the registry and everything that the pipeline's roles may touch."
+  type        = string
+
+  validation {
+    condition     = can(regex("^[a-z]{2}(-[a-z]+)+-[0-9]$", var.region))
+    error_message = "region must be the name of an AWS region, such as us-east-1."
+  }
+}
+
+variable "repository" {
+  description = "GitHub repository whose workflows may take the pipeline's roles, as owner/name."
+  type        = string
+
+  validation {
+    condition     = can(regex("^[A-Za-z0-9][A-Za-z0-9-]*/[A-Za-z0-9._-]+$", var.repository))
+    error_message = "repository must be owner/name, without a wildcard: it decides who can change production."
+  }
+}
+
+variable "state_bucket" {
+  description = "Name of the bucket that holds the state of all roots; the same as in settings/state.tfbackend."
+  type        = string
+
+  validation {
+    condition     = can(regex("^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$", var.state_bucket))
+    error_message = "state_bucket must have 3 to 63 lower-case letters, digits and hyphens."
+  }
+}
+
+variable "platforms" {
+  description = "The platforms, the environments on each, and what they may cost a month together. `make cost` fails above it; AWS warns at 80% and when the forecast passes it."
+  type = map(object({
+    environments       = set(string)
+    monthly_budget_usd = number
+  }))
+
+  validation {
+    condition     = alltrue([for p in values(var.platforms) : p.monthly_budget_usd > 0 && length(p.environments) > 0])
+    error_message = "Every platform needs an environment and a budget above 0."
+  }
+
+  validation {
+    condition     = length(flatten([for p in values(var.platforms) : tolist(p.environments)])) == length(distinct(flatten([for p in values(var.platforms) : tolist(p.environments)])))
+    error_message = "An environment belongs to one platform: its name stands in two."
+  }
+}
+
+variable "budget_subscribers" {
+  description = "E-mail addresses that hear of a passed budget."
+  type        = set(string)
+
+  validation {
+    condition     = length(var.budget_subscribers) > 0 && alltrue([for a in var.budget_subscribers : can(regex("^[^@ ]+@[^@ ]+$", a))])
+    error_message = "budget_subscribers needs at least one e-mail address: a budget that tells nobody is none."
+  }
+}

@@ -1,0 +1,97 @@
+# Who a pod is to AWS. EKS Pod Identity gives the pods of a service account the credentials of one
+# role, and the role may log in to one database as one PostgreSQL role (../../api/migrations/roles.sql)
+# and do nothing else. Names must match ../../charts/payments: the namespace is payments-<environment>.
+
+locals {
+  namespace = local.name
+
+  identities = {
+    app      = { service_account = "payments", database_role = "payments_app" }
+    migrator = { service_account = "payments-migrator", database_role = "payments_migrator" }
+  }
+}
+
+resource "aws_iam_role" "this" {
+  for_each = local.identities
+
+  name                 = "${local.name}-${each.key}"
+  description          = "Logs in to ${local.name} as ${each.value.database_role}"
+  assume_role_policy   = data.aws_iam_policy_document.trust[each.key].json
+  permissions_boundary = local.boundary
+}
+
+data "aws_iam_policy_document" "trust" {
+  for_each = local.identities
+
+  statement {
+    actions = ["sts:AssumeRole", "sts:TagSession"]
+
+    principals {
+      type        = "Service"
+      identifiers = ["pods.eks.amazonaws.com"]
+    }
+
+    condition {
+      test     = "ArnEquals"
+      variable = "aws:SourceArn"
+      values   = [data.aws_eks_cluster.this.arn]
+    }
+
+    condition {
+      test     = "StringEquals"
+      variable = "aws:RequestTag/kubernetes-namespace"
+      values   = [local.namespace]
+    }
+
+    condition {
+      test     = "StringEquals"
+      variable = "aws:RequestTag/kubernetes-service-account"
+      values   = [each.value.service_account]
+    }
+  }
+}
+
+resource "aws_iam_role_policy" "this" {
+  for_each = local.identities
+
+  name   = "log-in"
+  role   = aws_iam_role.this[each.key].name
+  policy = data.aws_iam_policy_document.log_in[each.key].json
+}
+
+data "aws_iam_policy_document" "log_in" {
+  for_each = local.identities
+
+  statement {
+    actions   = ["rds-db:connect"]
+    resources = ["arn:${local.partition}:rds-db:${var.region}:${local.account}:dbuser:${aws_db_instance.this.resource_id}/${each.value.database_role}"]
+  }
+}
+
+resource "aws_eks_pod_identity_association" "this" {
+  for_each = local.identities
+
+  cluster_name    = data.aws_eks_cluster.this.name
+  namespace       = local.namespace
+  service_account = each.value.service_account
+  role_arn        = aws_iam_role.this[each.key].arn
+}
+
+# The pipeline's role of this environment (../bootstrap/ci.tf) installs the chart, in this namespace
+# only. The group is for what Kubernetes itself must grant beside: ../../charts/cluster.
+resource "aws_eks_access_entry" "deploy" {
+  cluster_name      = data.aws_eks_cluster.this.name
+  principal_arn     = "arn:${local.partition}:iam::${local.account}:role/payments-ci-apply-environment-${var.name}"
+  kubernetes_groups = ["payments-deployers"]
+}
+
+resource "aws_eks_access_policy_association" "deploy" {
+  cluster_name  = data.aws_eks_cluster.this.name
+  principal_arn = aws_eks_access_entry.deploy.principal_arn
+  policy_arn    = "arn:${local.partition}:eks::aws:cluster-access-policy/AmazonEKSAdminPolicy"
+
+  access_scope {
+    type       = "namespace"
+    namespaces = [local.namespace]
+  }
+}

@@ -1,0 +1,61 @@
+# A zone for each environment's host name, and one certificate for all of the platform's. The records
+# that point at the load balancer are made by external-dns (addons.tf) from ../../charts/payments.
+
+resource "aws_route53_zone" "this" {
+  # checkov:skip=CKV2_AWS_38: DNSSEC needs a key in us-east-1 and a hand at the registrar; TLS already proves who answers
+  # checkov:skip=CKV2_AWS_39: who asked for a public name is no secret worth $0.50 a gigabyte
+  for_each = var.domains
+
+  name = each.value
+}
+
+data "aws_route53_zone" "parent" {
+  for_each = toset(var.parent_domain[*])
+
+  name = each.key
+}
+
+resource "aws_route53_record" "delegation" {
+  for_each = var.parent_domain == null ? {} : var.domains
+
+  zone_id = data.aws_route53_zone.parent[var.parent_domain].zone_id
+  name    = each.value
+  type    = "NS"
+  ttl     = 3600
+  records = aws_route53_zone.this[each.key].name_servers
+}
+
+resource "aws_acm_certificate" "this" {
+  domain_name               = local.hosts[0]
+  subject_alternative_names = slice(local.hosts, 1, length(local.hosts))
+  validation_method         = "DNS"
+  key_algorithm             = "EC_prime256v1" # a third of RSA's handshake cost
+
+  lifecycle {
+    create_before_destroy = true
+  }
+}
+
+locals {
+  hosts      = sort(values(var.domains))
+  zone_of    = { for environment, host in var.domains : host => aws_route53_zone.this[environment].zone_id }
+  validation = { for option in aws_acm_certificate.this.domain_validation_options : option.domain_name => option }
+}
+
+resource "aws_route53_record" "validation" {
+  for_each = local.zone_of
+
+  zone_id = each.value
+  name    = local.validation[each.key].resource_record_name
+  type    = local.validation[each.key].resource_record_type
+  ttl     = 300
+  records = [local.validation[each.key].resource_record_value]
+}
+
+# Waits until the zones are really delegated: without it the load balancer would be made without TLS.
+resource "aws_acm_certificate_validation" "this" {
+  certificate_arn         = aws_acm_certificate.this.arn
+  validation_record_fqdns = [for record in aws_route53_record.validation : record.fqdn]
+
+  depends_on = [aws_route53_record.delegation]
+}

@@ -1,0 +1,26 @@
+# What people and ../../charts/cluster are told. ../environment asks AWS instead, by name, so that it
+# never reads this state.
+
+output "cluster_name" {
+  description = "For `aws eks update-kubeconfig --name`."
+  value       = aws_eks_cluster.this.name
+}
+
+output "helm_values" {
+  description = "What only AWS knows, as values of ../../charts/cluster."
+  value = yamlencode({
+    eks = {
+      nodeRole          = aws_iam_role.node.name
+      subnetTags        = { tier = "private", platform = var.name }
+      securityGroupTags = { "aws:eks:cluster-name" = aws_eks_cluster.this.name }
+    }
+    loadBalancer = {
+      certificateArns = [aws_acm_certificate_validation.this.certificate_arn]
+    }
+  })
+}
+
+output "name_servers" {
+  description = "Where the holder of the parent domain delegates each host name."
+  value       = { for environment, zone in aws_route53_zone.this : zone.name => zone.name_servers }
+}

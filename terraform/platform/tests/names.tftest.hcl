@@ -1,0 +1,52 @@
+# What dns.tf and firewall.tf promise.
+
+mock_provider "aws" {
+  source = "./tests/aws"
+}
+
+run "the_certificate_covers_every_host" {
+  command = plan
+
+  assert {
+    condition     = toset(concat([aws_acm_certificate.this.domain_name], tolist(aws_acm_certificate.this.subject_alternative_names))) == toset(values(var.domains))
+    error_message = "Every environment's host is on the certificate."
+  }
+
+  assert {
+    condition     = aws_acm_certificate.this.validation_method == "DNS" && toset(keys(aws_route53_record.validation)) == toset(values(var.domains))
+    error_message = "It is validated, and renewed, by records that Terraform makes."
+  }
+}
+
+run "hosts_are_delegated_from_the_parent_zone" {
+  command = plan
+
+  assert {
+    condition     = length(aws_route53_record.delegation) == (var.parent_domain == null ? 0 : length(var.domains))
+    error_message = "The parent zone must point at each zone."
+  }
+}
+
+run "production_is_behind_a_firewall" {
+  command = plan
+
+  assert {
+    condition     = length(aws_wafv2_web_acl.this) == (var.name == "production" ? 1 : 0)
+    error_message = "Production has the firewall; nonprod saves its $8 a month."
+  }
+
+  assert {
+    condition     = alltrue([for acl in aws_wafv2_web_acl.this : acl.scope == "REGIONAL" && toset(acl.rule[*].name) == toset(["rate", "AWSManagedRulesCommonRuleSet", "AWSManagedRulesKnownBadInputsRuleSet"])])
+    error_message = "It limits the rate of an address, and knows the usual attacks."
+  }
+
+  assert {
+    condition     = alltrue([for acl in aws_wafv2_web_acl.this : length(one([for r in acl.rule : r if r.name == "rate"]).action[0].block) == 1])
+    error_message = "Too many requests are blocked, not only counted."
+  }
+
+  assert {
+    condition     = alltrue([for log in aws_wafv2_web_acl_logging_configuration.this : log.redacted_fields[0].single_header[0].name == "authorization"])
+    error_message = "Keys of clients do not get into the log."
+  }
+}

@@ -1,0 +1,16 @@
+region       = "us-east-1"
+repository   = "xpto/payments"
+state_bucket = "xpto-payments-state"
+
+platforms = {
+  nonprod = {
+    environments       = ["dev", "staging"]
+    monthly_budget_usd = 170
+  }
+  production = {
+    environments       = ["production"]
+    monthly_budget_usd = 300
+  }
+}
+
+budget_subscribers = ["payments-oncall@xpto.example"]

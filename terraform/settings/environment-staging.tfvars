@@ -1,0 +1,19 @@
+name     = "staging"
+platform = "nonprod"
+region   = "us-east-1"
+host     = "staging.payments.xpto.example"
+firewall = false
+
+database = {
+  engine_version       = "18"
+  instance_class       = "db.t4g.micro"
+  storage_gb           = 20
+  multi_az             = false
+  max_connections      = 80
+  backup_days          = 7
+  deletion_protection  = false
+  performance_insights = true
+}
+
+health_check      = true
+alarm_subscribers = ["payments-team@xpto.example"]

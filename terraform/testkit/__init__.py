@@ -1,0 +1,1 @@
+"""Terraform tested from package registries alone: see README.md."""

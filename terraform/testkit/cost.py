@@ -1,0 +1,417 @@
+"""What AWS will ask for: `make cost` turns the plans of all places into docs/cost.md and a picture.
+
+A resource's price is a row of prices/aws.json times a quantity, from the plan where it says one
+and from prices/usage.json where it depends on use. A type that is neither priced nor known to be
+free is an error, so that nothing new goes unpriced. Fails above a budget of
+settings/bootstrap.tfvars, and when the Kubernetes version comes near extended support, whose hour
+costs six times as much.
+"""
+
+import datetime
+import json
+import sys
+import tempfile
+import tomllib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from testkit.workspace import TERRAFORM, Workspace, places, stand_in
+
+DOCS = TERRAFORM.parent / "docs"
+REGIONS = ("us-east-1", "sa-east-1")
+LEVELS = {"idle": "idle", "expected": "expected", "ten_times": "ten times the load"}
+
+Plans = dict[str, dict[str, Any]]
+
+# Types that AWS gives away, or charges within the line of another.
+FREE_PREFIXES = (
+    "aws_iam_",
+    "aws_s3_bucket_",
+    "aws_vpc_security_group_",
+    "aws_route_table",
+    "aws_sns_",
+)
+FREE = {
+    "aws_acm_certificate",
+    "aws_acm_certificate_validation",
+    "aws_backup_selection",
+    "aws_backup_vault",
+    "aws_backup_vault_lock_configuration",
+    "aws_budgets_budget",
+    "aws_db_parameter_group",
+    "aws_db_subnet_group",
+    "aws_default_security_group",
+    "aws_ecr_lifecycle_policy",
+    "aws_eks_access_entry",
+    "aws_eks_access_policy_association",
+    "aws_eks_addon",
+    "aws_eks_pod_identity_association",
+    "aws_flow_log",
+    "aws_internet_gateway",
+    "aws_kms_alias",
+    "aws_route",
+    "aws_route53_record",
+    "aws_security_group",
+    "aws_subnet",
+    "aws_vpc",
+    "aws_vpc_endpoint",
+    "aws_wafv2_web_acl_logging_configuration",
+}
+
+
+def _load(name: str) -> Any:
+    return json.loads((TERRAFORM / "prices" / name).read_text())
+
+
+PRICES = _load("aws.json")
+USAGE = _load("usage.json")
+CALENDAR = _load("eks-calendar.json")
+HOURS = PRICES["hours_a_month"]
+
+
+# What every resource of a type costs, whatever its settings.
+FLAT: dict[str, list[tuple[float, str]]] = {
+    "aws_backup_plan": [
+        (USAGE["backup_copies_gb"], "rds.backup"),
+        (USAGE["backup_copies_gb"] / 3, "data.other_region"),  # copies are kept for three months
+    ],
+    "aws_cloudwatch_metric_alarm": [(1, "cloudwatch.alarm")],
+    "aws_ecr_repository": [(USAGE["images_gb"] / 2, "ecr.storage")],
+    "aws_eip": [(HOURS, "vpc.public_ipv4")],
+    "aws_eks_cluster": [(HOURS, "eks.cluster")],
+    "aws_kms_key": [(1, "kms.key")],
+    "aws_route53_health_check": [(1, "route53.health_check")],
+    "aws_route53_zone": [(1, "route53.zone")],
+    "aws_s3_bucket": [(0.1, "s3.storage")],
+}
+
+
+class CostError(Exception):
+    """The cost cannot be accepted, or not be told; the message says why."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """So much of something a month, of one resource."""
+
+    resource: str
+    quantity: float
+    price: str  # a row of prices/aws.json
+
+    def usd(self, region: str) -> float:
+        """Returns US dollars a month."""
+        price: float = PRICES["prices"][self.price][region]
+        return self.quantity * price
+
+
+def lines(plan: dict[str, Any], level: str) -> list[Line]:
+    """Returns what a plan costs at a level of use.
+
+    Raises:
+        CostError: a resource has no price.
+    """
+    variables = {name: v["value"] for name, v in plan["variables"].items()}
+    resources = plan["planned_values"]["root_module"]["resources"]
+    use = USAGE["levels"][level]
+    planned = [
+        Line(resource["address"], *item)
+        for resource in resources
+        if resource["mode"] == "managed"
+        for item in FLAT.get(resource["type"])
+        or _items(resource["type"], resource["values"], use, variables)
+    ]
+    bought = _bought_by_the_cluster(level, variables) if "cluster" in variables else []
+    return [*planned, *bought]
+
+
+def _items(
+    type_: str, values: dict[str, Any], use: dict[str, float], variables: dict[str, Any]
+) -> Iterable[tuple[float, str]]:
+    match type_:
+        case "aws_nat_gateway":
+            data = use["nat_gb"] / variables["network"]["nat"]["zones"]
+            return [(HOURS, "vpc.nat_gateway"), (data, "vpc.nat_gateway_data")]
+        case "aws_instance":
+            disk = values["root_block_device"][0]["volume_size"]
+            machine = (HOURS, f"ec2.{values['instance_type']}")
+            return [machine, (HOURS, "vpc.public_ipv4"), (disk, "ebs.gp3")]
+        case "aws_db_instance":
+            copies = 2 if values["multi_az"] else 1
+            return [
+                (copies * HOURS, f"rds.{values['instance_class']}"),
+                (copies * values["allocated_storage"], "rds.gp3"),
+                (USAGE["backup_beyond_free_gb"][variables["name"]], "rds.backup"),
+                (1, "secretsmanager.secret"),
+            ]
+        case "aws_wafv2_web_acl":
+            requests = (use["requests_millions"], "waf.million_requests")
+            return [(1, "waf.acl"), (len(values["rule"]), "waf.rule"), requests]
+        case "aws_cloudwatch_log_group":
+            control_plane = values["name"].startswith("/aws/eks/")  # it writes without any traffic
+            gigabytes = USAGE["control_plane_log_gb"] if control_plane else use["log_gb"] / 4
+            return [(gigabytes, "cloudwatch.logs")]
+    if type_ not in FREE and not type_.startswith(FREE_PREFIXES):
+        raise CostError(f"{type_} has no price: add it to testkit/cost.py, or to what is free")
+    return []
+
+
+def _bought_by_the_cluster(level: str, variables: dict[str, Any]) -> Iterator[Line]:
+    """What is in no plan: charts/cluster asks for it, and controllers in the cluster make it."""
+    cluster = USAGE["clusters"][variables["name"]]
+    use = USAGE["levels"][level]
+    nodes, node = cluster["nodes"][level], cluster["node"]
+    spot = ".spot" if cluster["spot"] else ""
+    zones = variables["network"].get("public_zones", 2)
+    yield Line("nodes (Karpenter)", nodes * HOURS, f"ec2.{node}{spot}")
+    yield Line("nodes (Karpenter)", nodes * HOURS, f"eks.auto.{node}")
+    yield Line("nodes (Karpenter)", nodes * cluster["node_disk_gb"], "ebs.gp3")
+    yield Line("volume of Prometheus", cluster["volume_gb"], "ebs.gp3")
+    yield Line("load balancer (Ingress)", HOURS, "alb")
+    lcu = use["load_balancer_lcu"] * cluster["traffic_share"]
+    yield Line("load balancer (Ingress)", lcu * HOURS, "alb.lcu")
+    yield Line("load balancer (Ingress)", zones * HOURS, "vpc.public_ipv4")
+    yield Line("answers to clients", use["out_gb"] * cluster["traffic_share"], "data.out")
+
+
+def platform_of(place: str, plans: Plans) -> str:
+    """Returns the platform that a place's cost is counted to."""
+    variables = plans[place]["variables"]
+    match places()[place]:
+        case "bootstrap":
+            return "account"
+        case "platform":
+            return str(variables["name"]["value"])
+    return str(variables["platform"]["value"])
+
+
+def totals(plans: Plans, region: str, level: str) -> dict[str, float]:
+    """Returns US dollars a month by platform."""
+    sums: dict[str, float] = defaultdict(float)
+    for place, plan in plans.items():
+        sums[platform_of(place, plans)] += sum(line.usd(region) for line in lines(plan, level))
+    return dict(sums)
+
+
+def check(plans: Plans, today: datetime.date) -> None:
+    """Accepts the plans, or not.
+
+    Raises:
+        CostError: a platform costs more than its budget, or a cluster is near extended support.
+    """
+    sums = totals(plans, REGIONS[0], "expected")
+    for platform, settings in plans["bootstrap"]["variables"]["platforms"]["value"].items():
+        budget = settings["monthly_budget_usd"]
+        if sums[platform] > budget:
+            raise CostError(
+                f"{platform} costs ${sums[platform]:.2f} a month; its budget is ${budget}"
+            )
+    for place, plan in plans.items():
+        if places()[place] != "platform":
+            continue
+        version = plan["variables"]["cluster"]["value"]["version"]
+        end = datetime.date.fromisoformat(CALENDAR["end_of_standard_support"][version])
+        if (end - today).days <= CALENDAR["warn_days"]:
+            raise CostError(f"{place}: standard support of EKS {version} ends on {end}: upgrade it")
+
+
+def _usd(items: Iterable[tuple[float, str]], region: str) -> float:
+    return sum(Line("", quantity, price).usd(region) for quantity, price in items)
+
+
+def _table(header: Iterable[str], rows: Iterable[Iterable[str]], *, text_last: bool = False) -> str:
+    head = list(header)
+    rule = ["---"] + ["---:"] * (len(head) - 1)
+    if text_last:
+        rule[-1] = "---"
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, rule, *rows))
+
+
+def _summary(plans: Plans) -> str:
+    platforms = plans["bootstrap"]["variables"]["platforms"]["value"]
+    rows = [
+        [
+            f"{name} ({', '.join(sorted(platforms[name]['environments']))})",
+            *(f"{totals(plans, r, level)[name]:.2f}" for r in REGIONS for level in LEVELS),
+            str(platforms[name]["monthly_budget_usd"]),
+        ]
+        for name in platforms
+    ]
+    account = (f"{totals(plans, r, level)['account']:.2f}" for r in REGIONS for level in LEVELS)
+    header = [f"{region}, {name}" for region in REGIONS for name in LEVELS.values()]
+    return _table(
+        ["$ a month", *header, "budget"], [*rows, ["the account (bootstrap)", *account, ""]]
+    )
+
+
+def _levels() -> str:
+    rows = [
+        [name.replace("_", " "), *(f"{USAGE['levels'][level][name]:g}" for level in LEVELS)]
+        for name in USAGE["levels"]["idle"]
+    ]
+    return _table(["average use", *LEVELS.values()], rows)
+
+
+def _clusters() -> str:
+    return "\n".join(
+        f"- {name}: {c['why']}. {c['nodes']['expected']} of {c['node']},"
+        f" {'Spot' if c['spot'] else 'on demand'}, {c['node_disk_gb']} GB of disk each."
+        for name, c in USAGE["clusters"].items()
+    )
+
+
+def _details(plan: dict[str, Any]) -> str:
+    rows = []
+    for line in lines(plan, "expected"):
+        dollars = [line.usd(region) for region in REGIONS]
+        if any(dollars):
+            name = f"`{line.resource}`" if line.resource.startswith("aws_") else line.resource
+            quantity = f"{line.quantity:g} of `{line.price}`"
+            rows.append([name, quantity, *(f"{usd:.2f}" for usd in dollars)])
+    sums = [sum(line.usd(region) for line in lines(plan, "expected")) for region in REGIONS]
+    rows.append(["**total**", "", *(f"**{usd:.2f}**" for usd in sums)])
+    return _table(["resource", "a month", *REGIONS], rows)
+
+
+def _after_destroy() -> str:
+    copies = USAGE["backup_copies_gb"]
+    kept = {
+        "key and bucket of the state, images": [
+            *FLAT["aws_kms_key"],
+            *FLAT["aws_s3_bucket"],
+            (USAGE["images_gb"], "ecr.storage"),
+        ],
+        "production's last snapshot": [(20.0, "rds.backup")],
+        "production's copies in the second region and their key, for up to 90 days": [
+            (copies, "rds.backup"),
+            *FLAT["aws_kms_key"],
+        ],
+    }
+    rows = [[what, *(f"{_usd(items, r):.2f}" for r in REGIONS)] for what, items in kept.items()]
+    return _table(["what is left", *REGIONS], rows)
+
+
+def _considered() -> str:
+    path = TERRAFORM / "prices" / "considered.toml"
+    rows = []
+    for item in tomllib.loads(path.read_text())["considered"]:
+        if "costs" in item:
+            amount = f"{_usd(item['costs'], REGIONS[0]):.2f}"
+        else:
+            change = _usd(item.get("adds", []), REGIONS[0]) - _usd(
+                item.get("saves", []), REGIONS[0]
+            )
+            amount = f"{change:+.2f}"
+        rows.append([item["what"], amount, item["why"]])
+    return _table(["considered", "$ a month", "why not"], rows, text_last=True)
+
+
+def _prices() -> str:
+    rows = []
+    for name, row in PRICES["prices"].items():
+        there = "not there" if row["sa-east-1"] is None else f"{row['sa-east-1']:g}"
+        rows.append(f"- `{name}`: {row['us-east-1']:g} / {there} a {row['unit']}. {row['source']}")
+    return "\n".join(rows)
+
+
+def page(plans: Plans) -> str:
+    """Returns docs/cost.md, from the template beside this file."""
+    template = Template(Path(__file__).with_name("cost.md").read_text())
+    details = (f"### {place}\n\n{_details(plan)}" for place, plan in plans.items())
+    return template.substitute(
+        warn_days=CALENDAR["warn_days"],
+        prices_note=PRICES["note"],
+        usage_note=USAGE["note"],
+        backup_why=USAGE["backup_why"],
+        control_plane_log_gb=USAGE["control_plane_log_gb"],
+        summary=_summary(plans),
+        levels=_levels(),
+        clusters=_clusters(),
+        details="\n\n".join(details),
+        after_destroy=_after_destroy(),
+        considered=_considered(),
+        prices=_prices(),
+        as_of=PRICES["as_of"],
+    )
+
+
+KINDS = {
+    "cluster": ("eks.cluster",),
+    "nodes": ("ec2.t4g.medium", "eks.auto", "ebs"),
+    "database": ("rds", "secretsmanager"),
+    "way out": ("vpc.nat", "ec2.t4g.nano"),
+    "load balancer": ("alb", "data.out", "vpc.public"),
+    "firewall": ("waf",),
+    "the rest": ("",),
+}
+
+
+def picture(plans: Plans) -> Figure:
+    """Returns the cost of both platforms, by kind, at each level of use."""
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    axes = figure.subplots()
+    budgets = plans["bootstrap"]["variables"]["platforms"]["value"]
+    bars = [(platform, level) for platform in budgets for level in LEVELS]
+    left = [0.0] * len(bars)
+    for kind in KINDS:
+        sizes = [
+            sum(
+                line.usd(REGIONS[0])
+                for place, plan in plans.items()
+                if platform_of(place, plans) == platform
+                for line in lines(plan, level)
+                if kind == next(k for k, p in KINDS.items() if line.price.startswith(p))
+            )
+            for platform, level in bars
+        ]
+        axes.barh(range(len(bars)), sizes, left=left, label=kind)
+        left = [a + b for a, b in zip(left, sizes, strict=True)]
+    for row, (platform, _) in enumerate(bars):
+        budget = budgets[platform]["monthly_budget_usd"]
+        axes.plot([budget, budget], [row - 0.45, row + 0.45], color="black", linewidth=2)
+        axes.text(max(left[row], budget) + 4, row, f"${left[row]:.0f}", va="center")
+    axes.set_yticks(range(len(bars)), [f"{p}, {LEVELS[level]}" for p, level in bars])
+    axes.invert_yaxis()
+    axes.set_xlabel("US dollars a month, us-east-1; the black line is the budget")
+    axes.legend(ncols=4, loc="lower center", bbox_to_anchor=(0.4, 1), frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlim(0, max(left) * 1.12)
+    return figure
+
+
+def simulated_plans(directory: Path) -> Plans:
+    """Returns the plan of every place; nothing is applied."""
+    plans = {}
+    with stand_in(directory / "mirror") as running:
+        for place, root in places().items():
+            print(f"Planning {place}", file=sys.stderr)
+            workspace = Workspace(directory / place, running)
+            workspace.init(root, local_state=True)
+            plans[place] = workspace.plan(place)
+    return plans
+
+
+def main() -> None:
+    """Writes page and picture, then checks the plans."""
+    with tempfile.TemporaryDirectory() as directory:
+        plans = simulated_plans(Path(directory))
+    (DOCS / "cost.md").write_text(page(plans))
+    # The same plans give the same file: no date in it, and no names drawn by chance.
+    with rc_context({"svg.hashsalt": "cost"}):
+        picture(plans).savefig(DOCS / "cost.svg", metadata={"Date": None})
+    for platform, usd in totals(plans, REGIONS[0], "expected").items():
+        print(f"{platform}: ${usd:.2f} a month")
+    check(plans, datetime.datetime.now(datetime.UTC).date())
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except CostError as error:
+        sys.exit(f"make cost: {error}")

@@ -1,0 +1,98 @@
+"""The price: every resource has one, docs/cost.md is up to date, and the gates close."""
+
+import copy
+import datetime
+import json
+from typing import Any
+
+import pytest
+
+from testkit import cost
+from testkit.workspace import TERRAFORM
+
+TODAY = datetime.datetime.now(datetime.UTC).date()
+
+pytestmark = pytest.mark.xdist_group("cost")  # all from the same plans
+
+
+@pytest.fixture(scope="module")
+def plans(tmp_path_factory: pytest.TempPathFactory) -> cost.Plans:
+    return cost.simulated_plans(tmp_path_factory.mktemp("cost"))
+
+
+def test_the_page_is_what_the_plans_cost(plans: cost.Plans) -> None:
+    assert (cost.DOCS / "cost.md").read_text() == cost.page(plans), "run `make cost`"
+
+
+def test_every_platform_is_within_its_budget(plans: cost.Plans) -> None:
+    cost.check(plans, TODAY)
+
+
+def test_a_platform_above_its_budget_stops_the_build(plans: cost.Plans) -> None:
+    spoiled = copy.deepcopy(plans)
+    settings = spoiled["bootstrap"]["variables"]["platforms"]["value"]
+    settings["production"]["monthly_budget_usd"] = 200
+    with pytest.raises(
+        cost.CostError, match=r"production costs \$\d+\.\d\d a month; its budget is \$200"
+    ):
+        cost.check(spoiled, TODAY)
+
+
+@pytest.mark.parametrize(("days_before", "stops"), [(61, False), (60, True)])
+def test_a_cluster_near_extended_support_stops_the_build(
+    plans: cost.Plans, days_before: int, stops: bool
+) -> None:
+    end = datetime.date.fromisoformat(cost.CALENDAR["end_of_standard_support"]["1.36"])
+    day = end - datetime.timedelta(days=days_before)
+    if not stops:
+        cost.check(plans, day)
+        return
+    with pytest.raises(cost.CostError, match=r"standard support of EKS 1\.36 ends on"):
+        cost.check(plans, day)
+
+
+def test_a_resource_without_a_price_stops_the_build(plans: cost.Plans) -> None:
+    spoiled: dict[str, Any] = copy.deepcopy(plans["environment-dev"])
+    spoiled["planned_values"]["root_module"]["resources"].append(
+        {
+            "address": "aws_redshift_cluster.this",
+            "mode": "managed",
+            "type": "aws_redshift_cluster",
+            "values": {},
+        }
+    )
+    with pytest.raises(cost.CostError, match="aws_redshift_cluster has no price"):
+        cost.lines(spoiled, "expected")
+
+
+def test_more_load_costs_more(plans: cost.Plans) -> None:
+    sums = [cost.totals(plans, "us-east-1", level)["production"] for level in cost.LEVELS]
+    assert sums == sorted(sums)
+    assert sums[0] < sums[2]
+
+
+def test_a_standby_doubles_the_database(plans: cost.Plans) -> None:
+    def database(place: str) -> float:
+        return sum(
+            line.usd("us-east-1")
+            for line in cost.lines(plans[place], "expected")
+            if line.resource == "aws_db_instance.this" and line.price.startswith("rds.db")
+        )
+
+    # db.t4g.small is twice db.t4g.micro, and there are two of it.
+    assert database("environment-production") == pytest.approx(4 * database("environment-staging"))
+
+
+def test_prices_are_dated_and_say_where_they_are_from() -> None:
+    prices = json.loads((TERRAFORM / "prices" / "aws.json").read_text())
+    assert datetime.date.fromisoformat(prices["as_of"]) <= TODAY
+    for name, row in prices["prices"].items():
+        assert row["source"].startswith("https://aws.amazon.com/"), name
+        assert row["us-east-1"] > 0, name
+
+
+def test_the_picture_is_drawn_from_the_same_plans(plans: cost.Plans) -> None:
+    figure = cost.picture(plans)
+    texts = {text.get_text() for text in figure.axes[0].texts}
+    expected = cost.totals(plans, "us-east-1", "expected")
+    assert {f"${expected['production']:.0f}", f"${expected['nonprod']:.0f}"} <= texts

@@ -1,0 +1,204 @@
+"""Least privilege, read from the policy documents as IAM gets them."""
+
+import json
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from typing import Any
+
+from testkit.provider import ACCOUNT
+from testkit.tests.conftest import Life, at
+from testkit.workspace import ROOTS
+
+everywhere = at(*ROOTS)
+
+Statement = dict[str, Any]
+
+# A boundary grants nothing, and a key's policy speaks of that key: `*` is how AWS has both written.
+BOUNDARY = "data.aws_iam_policy_document.boundary"
+KEY = "data.aws_iam_policy_document.key"
+
+INLINE_LIMIT = 10240  # characters of all inline policies of a role
+MANAGED_LIMIT = 6144  # characters of one managed policy
+
+
+def _many(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
+
+
+def statements(life: Life) -> Iterator[tuple[str, Statement]]:
+    for address, document in life.documents().items():
+        for statement in json.loads(document["json"])["Statement"]:
+            yield address, statement
+
+
+def policy(life: Life, address: str) -> list[Statement]:
+    found: list[Statement] = json.loads(life.resources()[address]["policy"])["Statement"]
+    return found
+
+
+@everywhere
+def test_nobody_may_do_everything_with_everything(life: Life) -> None:
+    too_wide = [
+        (address, action)
+        for address, statement in statements(life)
+        if statement["Effect"] == "Allow" and address not in {BOUNDARY, KEY}
+        for action in _many(statement["Action"])
+        if action.endswith("*")
+        and "*" in _many(statement.get("Resource", []))
+        and not _reads(action)
+    ]
+    assert too_wide == []
+
+
+def _reads(action: str) -> bool:
+    return action.split(":")[1].startswith(("Describe", "Get", "List", "View"))
+
+
+@everywhere
+def test_only_a_denial_speaks_to_everyone(life: Life) -> None:
+    for address, statement in statements(life):
+        if "*" in json.dumps(statement.get("Principal", "")):
+            assert statement["Effect"] == "Deny", address
+
+
+@everywhere
+def test_a_policy_fits_into_iam(life: Life) -> None:
+    inline: dict[str, int] = {}
+    for values in life.resources("aws_iam_role_policy").values():
+        size = len(json.dumps(json.loads(values["policy"]), separators=(",", ":")))
+        inline[values["role"]] = inline.get(values["role"], 0) + size
+    assert {role: size for role, size in inline.items() if size > INLINE_LIMIT} == {}
+    for address, values in life.resources("aws_iam_policy").items():
+        size = len(json.dumps(json.loads(values["policy"]), separators=(",", ":")))
+        assert size <= MANAGED_LIMIT, address
+
+
+@everywhere
+def test_every_role_carries_the_boundary(life: Life) -> None:
+    boundary = f"arn:aws:iam::{ACCOUNT}:policy/payments-boundary"
+    unbound = [
+        address
+        for address, role in life.resources("aws_iam_role").items()
+        if role["permissions_boundary"] != boundary
+    ]
+    assert unbound == []
+
+
+@at("environment")
+def test_a_pod_may_log_in_as_one_database_role_and_nothing_else(life: Life) -> None:
+    (database,) = life.resources("aws_db_instance").values()
+    prefix = f"arn:aws:rds-db:us-east-1:{ACCOUNT}:dbuser:{database['resource_id']}"
+    for identity, role in {"app": "payments_app", "migrator": "payments_migrator"}.items():
+        assert policy(life, f'aws_iam_role_policy.this["{identity}"]') == [
+            {"Effect": "Allow", "Action": "rds-db:connect", "Resource": f"{prefix}/{role}"}
+        ]
+
+
+@everywhere
+def test_only_its_own_service_account_takes_a_pods_role(life: Life) -> None:
+    roles = {
+        address: json.loads(role["assume_role_policy"])["Statement"]
+        for address, role in life.resources("aws_iam_role").items()
+        if "pods.eks.amazonaws.com" in role["assume_role_policy"]
+    }
+    for address, (statement,) in roles.items():
+        condition = statement["Condition"]
+        account = condition["StringEquals"]["aws:RequestTag/kubernetes-service-account"]
+        assert account in {"payments", "payments-migrator", "external-dns"}, address
+        assert ":cluster/payments-" in condition["ArnEquals"]["aws:SourceArn"], address
+
+
+@at("platform")
+def test_external_dns_changes_its_own_zones_only(life: Life) -> None:
+    zones = {zone["arn"] for zone in life.resources("aws_route53_zone").values()}
+    for statement in policy(life, "aws_iam_role_policy.external_dns"):
+        if "route53:ChangeResourceRecordSets" in _many(statement["Action"]):
+            assert set(_many(statement["Resource"])) == zones
+
+
+@at("bootstrap")
+def test_the_plans_role_reads_no_secret_and_writes_nothing(life: Life) -> None:
+    actions = {
+        action
+        for statement in policy(life, 'aws_iam_role_policy.ci["plan/read"]')
+        for action in _many(statement["Action"])
+    }
+    assert {a for a in actions if not _reads(a)} == {"kms:Decrypt"}
+    for secret in ("secretsmanager:GetSecretValue", "ssm:GetParameters", "ec2:GetPasswordData"):
+        assert not any(fnmatchcase(secret, action) for action in actions), secret
+
+
+@at("bootstrap")
+def test_devs_role_cannot_reach_production(life: Life) -> None:
+    production = [
+        f"arn:aws:rds:us-east-1:{ACCOUNT}:db:payments-production",
+        f"arn:aws:iam::{ACCOUNT}:role/payments-production-app",
+        f"arn:aws:eks:us-east-1:{ACCOUNT}:cluster/payments-production",
+        f"arn:aws:sns:us-east-1:{ACCOUNT}:payments-production-alarms",
+        f"arn:aws:logs:us-east-1:{ACCOUNT}:log-group:/aws/rds/instance/payments-production/x",
+        f"arn:aws:backup:us-west-2:{ACCOUNT}:backup-vault:payments-production",
+        "arn:aws:s3:::xpto-payments-state/environment-production.tfstate",
+    ]
+    for place in ("environment-dev", "environment-staging", "platform-nonprod"):
+        writes = policy(life, f'aws_iam_role_policy.ci["apply-{place}/write"]')
+        writes += policy(life, f'aws_iam_role_policy.ci["apply-{place}/state"]')
+        resources = [r for statement in writes for r in _many(statement["Resource"]) if r != "*"]
+        reached = [a for a in production if any(fnmatchcase(a, r) for r in resources)]
+        assert reached == [], place
+
+
+@at("bootstrap")
+def test_no_role_of_the_pipeline_changes_where_a_host_leads(life: Life) -> None:
+    """Zones cannot be told apart before they are there, kinds of records can."""
+    for address in life.resources("aws_iam_role_policy"):
+        for statement in policy(life, address):
+            if "route53:ChangeResourceRecordSets" in _many(statement["Action"]):
+                assert statement["Condition"] == {
+                    "ForAllValues:StringEquals": {
+                        "route53:ChangeResourceRecordSetsRecordTypes": ["CNAME", "NS"]
+                    }
+                }, address
+
+
+@at("bootstrap")
+def test_a_places_role_uses_the_keys_of_its_platform_only(life: Life) -> None:
+    for place, platform in {
+        "environment-dev": "nonprod",
+        "platform-production": "production",
+    }.items():
+        for statement in policy(life, f'aws_iam_role_policy.ci["apply-{place}/write"]'):
+            actions = _many(statement["Action"])
+            if any(":key/" in r for r in _many(statement["Resource"])):
+                tests = statement["Condition"]
+                key = "RequestTag" if actions == ["kms:TagResource"] else "ResourceTag"
+                assert tests["StringEquals"] == {f"aws:{key}/platform": platform}, statement
+                assert ("Null" in tests) == (key == "RequestTag")
+
+
+@at("bootstrap")
+def test_a_places_role_reaches_what_it_manages(life: Life) -> None:
+    """The other way round: what the place's state holds by name, its role may write."""
+    managed = {
+        "environment-dev": [
+            f"arn:aws:rds:us-east-1:{ACCOUNT}:db:payments-dev",
+            f"arn:aws:rds:us-east-1:{ACCOUNT}:pg:payments-dev-postgres18-1",
+            f"arn:aws:rds:us-east-1:{ACCOUNT}:subgrp:payments-dev",
+            f"arn:aws:rds:us-east-1:{ACCOUNT}:og:default:postgres-18",
+            f"arn:aws:iam::{ACCOUNT}:role/payments-dev-app",
+            f"arn:aws:eks:us-east-1:{ACCOUNT}:cluster/payments-nonprod",
+            f"arn:aws:cloudwatch:us-east-1:{ACCOUNT}:alarm:payments-dev-database-cpu",
+            "arn:aws:s3:::xpto-payments-state/environment-dev.tfstate.tflock",
+        ],
+        "platform-nonprod": [
+            f"arn:aws:eks:us-east-1:{ACCOUNT}:cluster/payments-nonprod",
+            f"arn:aws:ec2:us-east-1:{ACCOUNT}:vpc/vpc-1",
+            f"arn:aws:iam::{ACCOUNT}:role/payments-nonprod-node",
+            f"arn:aws:logs:us-east-1:{ACCOUNT}:log-group:/aws/eks/payments-nonprod/cluster",
+        ],
+    }
+    for place, resources in managed.items():
+        writes = policy(life, f'aws_iam_role_policy.ci["apply-{place}/write"]')
+        writes += policy(life, f'aws_iam_role_policy.ci["apply-{place}/state"]')
+        allowed = [r for statement in writes for r in _many(statement["Resource"])]
+        missing = [a for a in resources if not any(fnmatchcase(a, r) for r in allowed)]
+        assert missing == [], place
