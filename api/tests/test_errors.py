@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
@@ -271,23 +271,25 @@ async def test_also_where_the_body_is_too_large(shared: Api) -> None:
 
 
 @pytest.fixture
-def logged(api: Api, capsys: pytest.CaptureFixture[str]) -> Iterator[Logged]:
+def logged(api: Api, capsys: pytest.CaptureFixture[str]) -> Logged:
     """Makes requests and returns the log lines that they cause."""
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(telemetry.JsonFormatter())
     logger = logging.getLogger("payments")
     level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
 
     async def logged(*requests: tuple[str, str]) -> list[dict[str, Any]]:
-        for number, (method, path) in enumerate(requests):
-            await api.send(method, path, X_Request_Id=f"request-{number}")
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(telemetry.JsonFormatter())
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        try:
+            for number, (method, path) in enumerate(requests):
+                await api.send(method, path, X_Request_Id=f"request-{number}")
+        finally:
+            logger.removeHandler(handler)
+            logger.setLevel(level)
         return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
-    yield logged
-    logger.removeHandler(handler)
-    logger.setLevel(level)
+    return logged
 
 
 @pytest.mark.in_process  # reads its log
