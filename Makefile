@@ -19,13 +19,18 @@ export PYTHONUNBUFFERED := 1
 BIN := ../.venv/bin
 LOCKS := api/requirements.lock api/requirements-dev.lock
 STAMP := .venv/installed
+# What is compared with the service has an environment of its own: it must not reach the service's.
+LOAD_BIN := ../.venv-load/bin
+LOAD_STAMP := .venv-load/installed
 INFRA_STAMP := .venv-infra/installed
 
 # A virtual environment has its own path in its scripts: in a copied or moved checkout it is made anew.
 ifneq ($(CURDIR),$(shell cat $(STAMP) 2>/dev/null))
 .PHONY: $(STAMP)
 endif
-
+ifneq ($(CURDIR),$(shell cat $(LOAD_STAMP) 2>/dev/null))
+.PHONY: $(LOAD_STAMP)
+endif
 ifneq ($(CURDIR),$(shell cat $(INFRA_STAMP) 2>/dev/null))
 .PHONY: $(INFRA_STAMP)
 endif
@@ -38,7 +43,13 @@ help: ## Lists the verbs
 setup: $(STAMP) ## Installs everything into .venv, from the lock files, with hashes checked
 
 $(STAMP): $(LOCKS)
-	@api/laptop/install $@
+	@api/laptop/install $@ api/requirements-dev.lock api
+
+.PHONY: load-setup
+load-setup: $(LOAD_STAMP) ## Installs what the load tests compare the service with into .venv-load
+
+$(LOAD_STAMP): load/requirements.lock
+	@api/laptop/install $@ $<
 
 # The launcher ends with make, however make ends.
 DIE_WITH_MAKE := $(if $(shell command -v setpriv),setpriv --pdeathsig TERM)
@@ -52,11 +63,11 @@ test: system-packages lint types migrations-lint unit infra-test ## Checks every
 
 .PHONY: lint
 lint: $(STAMP) ## Checks the style (ruff)
-	cd api && $(BIN)/ruff check && $(BIN)/ruff format --check
+	cd api && $(BIN)/ruff check . ../load && $(BIN)/ruff format --check . ../load
 
 .PHONY: format
 format: $(STAMP) ## Brings the code into the style (ruff)
-	cd api && $(BIN)/ruff check --fix && $(BIN)/ruff format
+	cd api && $(BIN)/ruff check --fix . ../load && $(BIN)/ruff format . ../load
 
 .PHONY: types
 types: $(STAMP) ## Checks the types (mypy, strict)
@@ -65,6 +76,13 @@ types: $(STAMP) ## Checks the types (mypy, strict)
 .PHONY: migrations-lint
 migrations-lint: $(STAMP) ## Checks that migrations are safe on a live database (squawk)
 	cd api && $(BIN)/squawk migrations/[0-9]*.sql
+
+.PHONY: peers-test
+peers-test: $(STAMP) $(LOAD_STAMP) ## Checks that what the service is compared with does the same job
+	cd load && MYPYPATH=peers:../api $(BIN)/mypy --config-file ../api/pyproject.toml \
+	  --cache-dir .mypy_cache --python-executable $(LOAD_BIN)/python peers tests
+	cd load && PYTHONPATH=../api $(LOAD_BIN)/python -m pytest -ra -W error --timeout 60 \
+	  -p no:cacheprovider tests
 
 # A browser writes into its user's home directory.
 BROWSER_HOME := $(XDG_CACHE_HOME)/home
@@ -102,12 +120,14 @@ UV_COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-versi
   --generate-hashes --no-emit-index-url --no-header --system-certs
 
 .PHONY: lock
-lock: $(STAMP) ## Resolves the dependencies anew and writes the lock files
+lock: $(STAMP) ## Resolves the dependencies anew and writes all lock files
 	cd api && $(UV_COMPILE) --output-file requirements.lock pyproject.toml
 	cd terraform/testkit && $(UV_COMPILE:$(BIN)/%=../$(BIN)/%) --output-file requirements.lock requirements.in
 	cd terraform/testkit && $(UV_COMPILE:$(BIN)/%=../$(BIN)/%) --no-deps --output-file requirements-bare.lock requirements-bare.in
 	cd api && $(UV_COMPILE) --extra dev -c requirements.lock --output-file requirements-dev.lock pyproject.toml
+	cd api && $(UV_COMPILE) -c requirements-dev.lock --output-file ../load/requirements.lock \
+	  pyproject.toml ../load/requirements.in
 
 .PHONY: clean
 clean: ## Removes what can be made again; .data, with the database, stays
-	rm -rf .venv .venv-infra .install.lock .cache api/.mypy_cache api/.pytest_cache api/.ruff_cache api/.hypothesis api/.coverage*
+	rm -rf .venv .venv-load .venv-infra .install.lock .cache {api,load,terraform/testkit}/.mypy_cache api/.pytest_cache {api,load,terraform/testkit}/.ruff_cache api/.hypothesis api/.coverage*

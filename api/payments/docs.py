@@ -6,13 +6,13 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 import msgspec
-from falcon.asgi import Request, Response
 
 from payments.errors import NotFound
+from payments.messages import JSON, Request, Response
 
 OPENAPI = Path(__file__).parent.parent / "openapi.yaml"
 
-PAGE = """<!doctype html>
+PAGE = b"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -30,7 +30,7 @@ PAGE = """<!doctype html>
 </html>
 """
 
-START = """SwaggerUIBundle({
+START = b"""SwaggerUIBundle({
   url: "/openapi.json",
   dom_id: "#page",
   deepLinking: true,
@@ -42,7 +42,7 @@ START = """SwaggerUIBundle({
 });
 """
 
-STYLE = """:root { color-scheme: light; }
+STYLE = b""":root { color-scheme: light; }
 body { margin: 0; background: #fff; }
 .swagger-ui .wrapper { max-width: 1100px; }
 .swagger-ui .info { margin: 40px 0 24px; }
@@ -75,7 +75,7 @@ body { margin: 0; background: #fff; }
 .swagger-ui .response:not([data-code^="2"]) .response-controls { padding-top: 0; }
 """
 
-ICON = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32">
+ICON = b"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32">
 <rect width="32" height="32" rx="7" fill="#14532d"/>
 <path d="M7 12h18M7 17h18v5H7z" fill="none" stroke="#fff" stroke-width="3"/>
 </svg>
@@ -83,15 +83,15 @@ ICON = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32">
 
 # Nothing on the page comes from, or goes to, another place.
 CONTENT_SECURITY_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;"
-    " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;"
+    b" connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
-JAVASCRIPT = "text/javascript; charset=utf-8"
-CSS = "text/css; charset=utf-8"
+JAVASCRIPT = b"text/javascript; charset=utf-8"
+CSS = b"text/css; charset=utf-8"
 
 OWN_ASSETS = {
-    "favicon.svg": ("image/svg+xml", ICON),
+    "favicon.svg": (b"image/svg+xml", ICON),
     "page.css": (CSS, STYLE),
     "start.js": (JAVASCRIPT, START),
 }
@@ -112,26 +112,26 @@ def _asset(name: str) -> bytes:
     return Path(str(path)).read_bytes()
 
 
-async def answer_openapi(request: Request, response: Response, client: str) -> None:
+async def answer_openapi(request: Request, client: str) -> Response:
     """Answers with the contract."""
-    response.content_type = "application/json"
-    response.data = await asyncio.to_thread(openapi)
+    return Response(200, [JSON], await asyncio.to_thread(openapi))
 
 
-async def answer_page(request: Request, response: Response, client: str) -> None:
+async def answer_page(request: Request, client: str) -> Response:
     """Answers with the page."""
-    response.content_type = "text/html; charset=utf-8"
-    response.set_header("Content-Security-Policy", CONTENT_SECURITY_POLICY)
-    response.text = PAGE
+    policy = (b"content-security-policy", CONTENT_SECURITY_POLICY)
+    return Response(200, [(b"content-type", b"text/html; charset=utf-8"), policy], PAGE)
 
 
-async def answer_asset(request: Request, response: Response, client: str, asset: str) -> None:
+async def answer_asset(request: Request, client: str, asset: str) -> Response:
     """Answers with one of the page's files."""
     if asset in OWN_ASSETS:
-        response.content_type, response.text = OWN_ASSETS[asset]
-    elif asset in PACKAGE_ASSETS:
-        response.content_type = PACKAGE_ASSETS[asset]
-        response.set_header("Cache-Control", "public, max-age=3600")
-        response.data = await asyncio.to_thread(_asset, asset)
-    else:
-        raise NotFound("The docs page has no such file.")
+        media_type, text = OWN_ASSETS[asset]
+        return Response(200, [(b"content-type", media_type)], text)
+    if asset in PACKAGE_ASSETS:
+        headers = [
+            (b"content-type", PACKAGE_ASSETS[asset]),
+            (b"cache-control", b"public, max-age=3600"),
+        ]
+        return Response(200, headers, await asyncio.to_thread(_asset, asset))
+    raise NotFound("The docs page has no such file.")

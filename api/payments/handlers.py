@@ -4,13 +4,12 @@ import asyncio
 import base64
 import re
 import struct
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 from urllib.parse import parse_qsl, urlencode
 
 import msgspec
-from falcon.asgi import Request, Response
 
 from payments import models, queries, telemetry
 from payments.batch import Batch
@@ -25,10 +24,11 @@ from payments.errors import (
     StatusConflict,
     UnsupportedMediaType,
 )
+from payments.messages import JSON, Request, Response
 from payments.models import LegacyNewPayment, NewPayment, Payment, Status, StatusChange
 from payments.queries import Consumption, Created, Creation, Page
 
-JSON = "application/json"
+MEDIA_TYPE = JSON[1]
 LEGACY_PAGE_ROWS = 1000
 LEGACY_PAGE_BYTES = 256 * 1024  # what each reader of /list costs in memory, some times over
 LOCKED_PAUSE_SECONDS = 0.05  # many round trips to the database, and short for who waits
@@ -66,7 +66,10 @@ class Handlers:
 
     async def _run_creations(self, creations: Sequence[Creation]) -> list[Created | Exception]:
         async with self._database.connection() as connection:
-            return await queries.create(connection, creations)
+            answers = await queries.create(connection, creations)
+        made = [answer for answer in answers if isinstance(answer, Created) and not answer.replayed]
+        telemetry.payments_created.inc(len(made))
+        return answers
 
     async def _run_reads(self, ids: Sequence[int]) -> list[Payment | None]:
         async with self._database.connection() as connection:
@@ -74,13 +77,15 @@ class Handlers:
 
     async def _run_consumptions(self, consumptions: Sequence[Consumption]) -> list[Payment | None]:
         async with self._database.connection() as connection:
-            return await queries.consume(connection, consumptions)
+            payments = await queries.consume(connection, consumptions)
+        telemetry.payments_consumed.inc(len(payments) - payments.count(None))
+        return payments
 
     # Version 1
 
-    async def create(self, request: Request, response: Response, client: str) -> None:
+    async def create(self, request: Request, client: str) -> Response:
         """Makes a payment, or gives the first answer of its Idempotency-Key again."""
-        key = request.get_header("Idempotency-Key")
+        key = request.header(b"idempotency-key")
         if key is not None and not _IDEMPOTENCY_KEY.fullmatch(key):
             raise InvalidRequest("Idempotency-Key must have 1 to 255 printable ASCII characters.")
         new = models.decode(_json_body(request), NewPayment)
@@ -88,27 +93,25 @@ class Handlers:
         if value is None:
             raise InvalidRequest("`payment` must not be null.")
         creation = Creation(client, key, "inserted", value, models.document(new.data))
-        created = await self._create(creation)
+        created = await self._creations.submit(creation)
         if not created.matches:
             raise IdempotencyKeyReused("This Idempotency-Key made a payment with another body.")
-        response.status = 201
-        response.set_header("Location", f"/v1/payments/{created.payment.id}")
+        response = _answer(created.payment, status=201)
+        response.headers.append((b"location", b"/v1/payments/%d" % created.payment.id))
         if created.replayed:
             telemetry.idempotent_replays.inc()
-            response.set_header("Idempotent-Replayed", "true")
-        _answer(response, created.payment)
+            response.headers.append((b"idempotent-replayed", b"true"))
+        return response
 
-    async def read(self, request: Request, response: Response, client: str, id: int) -> None:
+    async def read(self, request: Request, client: str, id: int) -> Response:
         """Answers with one payment, or with 304 if the caller has it as it is."""
         payment = await self._find(id)
-        known = request.get_header("If-None-Match")
+        known = request.header(b"if-none-match")
         if known is not None and _names(known, payment.etag, weak=True):
-            response.status = 304
-            response.set_header("ETag", payment.etag)
-            return
-        _answer(response, payment)
+            return Response(304, [(b"etag", payment.etag.encode())])
+        return _answer(payment)
 
-    async def list(self, request: Request, response: Response, client: str) -> None:
+    async def list(self, request: Request, client: str) -> Response:
         """Answers with one page."""
         query = _list_query(request.query_string)
         page = Page(
@@ -122,48 +125,47 @@ class Handlers:
         async with self._database.connection() as connection:
             payments, more = await queries.list_page(connection, page)
         cursor = _cursor(payments[-1]) if more else None
+        response = Response(200, [JSON], models.encode_list(payments, cursor))
         if cursor is not None:
             parameters = dict(parse_qsl(request.query_string)) | {"cursor": cursor}
-            response.set_header("Link", f'</v1/payments?{urlencode(parameters)}>; rel="next"')
-        response.content_type = JSON
-        response.data = models.encode_list(payments, cursor)
+            link = f'</v1/payments?{urlencode(parameters)}>; rel="next"'
+            response.headers.append((b"link", link.encode()))
+        return response
 
-    async def update(self, request: Request, response: Response, client: str, id: int) -> None:
+    async def update(self, request: Request, client: str, id: int) -> Response:
         """Sets a payment's status."""
         change = models.decode(_json_body(request), StatusChange)
-        if_match = request.get_header("If-Match")
-        _answer(response, await self._set_status(client, id, change.status, if_match))
+        if_match = request.header(b"if-match")
+        return _answer(await self._set_status(client, id, change.status, if_match))
 
-    async def delete(self, request: Request, response: Response, client: str, id: int) -> None:
+    async def delete(self, request: Request, client: str, id: int) -> Response:
         """Deletes a payment; its row stays as evidence."""
-        await self._delete(client, id, request.get_header("If-Match"))
-        response.status = 204
+        await self._delete(client, id, request.header(b"if-match"))
+        return Response(204, [])
 
     # The old routes
 
-    async def legacy_create(self, request: Request, response: Response, client: str) -> None:
+    async def legacy_create(self, request: Request, client: str) -> Response:
         """Makes a payment out of whatever an old client sends."""
         new = models.decode(_json_body(request), LegacyNewPayment)
         value, document = models.value(new.payment), models.document(new.data)
-        created = await self._create(Creation(client, None, new.status, value, document))
+        created = await self._creations.submit(Creation(client, None, new.status, value, document))
         if new.status == "consumed":
             telemetry.payments_consumed.inc()
-        _answer(response, created.payment)
+        return _answer(created.payment)
 
-    async def legacy_list(self, request: Request, response: Response, client: str) -> None:
+    async def legacy_list(self, request: Request, client: str) -> Response:
         """Streams all payments; a page at a time, so that no slow reader holds a connection."""
         page = Page(limit=LEGACY_PAGE_ROWS, limit_bytes=LEGACY_PAGE_BYTES)
         async with self._database.connection() as connection:
             first = await queries.list_page(connection, page)
-        response.content_type = JSON
-        if not request.scope["head"]:
-            response.stream = self._stream(request, page, *first)
+        return Response(200, [JSON], None if request.head else self._stream(request, page, *first))
 
     async def _stream(
         self, request: Request, page: Page, payments: Sequence[Payment], more: bool
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         # What is sent after the caller has left goes nowhere, in silence.
-        gone = asyncio.ensure_future(request.scope["gone"]())
+        gone = asyncio.ensure_future(request.receive())
         separator = b"["
         try:
             while payments and not gone.done():
@@ -178,50 +180,37 @@ class Handlers:
         finally:
             gone.cancel()
 
-    async def legacy_update(
-        self, request: Request, response: Response, client: str, id: int
-    ) -> None:
+    async def legacy_update(self, request: Request, client: str, id: int) -> Response:
         """Sets a payment's status."""
         change = models.decode(_json_body(request), StatusChange)
-        _answer(response, await self._set_status(client, id, change.status, None))
+        return _answer(await self._set_status(client, id, change.status, None))
 
-    async def legacy_delete(
-        self, request: Request, response: Response, client: str, id: int
-    ) -> None:
+    async def legacy_delete(self, request: Request, client: str, id: int) -> Response:
         """Deletes a payment and answers with what it was."""
-        _answer(response, await self._delete(client, id, None))
+        return _answer(await self._delete(client, id, None))
 
-    async def legacy_status(self, request: Request, response: Response, client: str) -> None:
+    async def legacy_status(self, request: Request, client: str) -> Response:
         """Says that the process answers, as the old healthcheck did."""
-        response.content_type = "text/plain"
-        response.data = b"ok"
+        return Response(200, [(b"content-type", b"text/plain")], b"ok")
 
     # Health
 
-    async def live(self, request: Request, response: Response, client: str) -> None:
+    async def live(self, request: Request, client: str) -> Response:
         """Says that the process answers. Asks nothing else: a restart mends no database."""
-        response.content_type = JSON
-        response.data = b'{"status":"live"}'
+        return Response(200, [JSON], b'{"status":"live"}')
 
-    async def ready(self, request: Request, response: Response, client: str) -> None:
+    async def ready(self, request: Request, client: str) -> Response:
         """Says whether this process should be sent requests."""
         reason = "the service is shutting down" if self.draining else await self._probe.check()
         if reason is not None:
             raise NotReady(f"{reason[0].upper()}{reason[1:]}.")
-        response.content_type = JSON
-        response.data = b'{"status":"ready"}'
+        return Response(200, [JSON], b'{"status":"ready"}')
 
     def close(self) -> None:
         """Lets go of the readiness check's connection."""
         self._probe.close()
 
     # What the versions share
-
-    async def _create(self, creation: Creation) -> Created:
-        created = await self._creations.submit(creation)
-        if not created.replayed:
-            telemetry.payments_created.inc()
-        return created
 
     async def _find(self, id: int) -> Payment:
         payment = await self._reads.submit(id)
@@ -248,7 +237,6 @@ class Handlers:
             if changed is None:
                 # Somebody else was faster, or holds it: look again, until the request's time is up.
                 await asyncio.sleep(LOCKED_PAUSE_SECONDS)
-        telemetry.payments_consumed.inc()
         return changed
 
     async def _delete(self, client: str, id: int, if_match: str | None) -> Payment:
@@ -266,18 +254,17 @@ class Handlers:
 
 
 def _json_body(request: Request) -> bytes:
-    media_type, *parameters = (request.content_type or JSON).lower().replace(" ", "").split(";")
-    charsets = {text for text in parameters if text.startswith("charset=")}
-    if media_type != JSON or not charsets <= {"charset=utf-8", 'charset="utf-8"'}:
-        raise UnsupportedMediaType("The body must be application/json in UTF-8.")
-    body: bytes = request.scope["body"]
-    return body
+    sent = request.headers.get(b"content-type") or MEDIA_TYPE
+    if sent != MEDIA_TYPE:
+        media_type, *parameters = sent.lower().replace(b" ", b"").split(b";")
+        charsets = {text for text in parameters if text.startswith(b"charset=")}
+        if media_type != MEDIA_TYPE or not charsets <= {b"charset=utf-8", b'charset="utf-8"'}:
+            raise UnsupportedMediaType("The body must be application/json in UTF-8.")
+    return request.body
 
 
-def _answer(response: Response, payment: Payment) -> None:
-    response.content_type = JSON
-    response.set_header("ETag", payment.etag)
-    response.data = models.encode(payment)
+def _answer(payment: Payment, status: int = 200) -> Response:
+    return Response(status, [JSON, (b"etag", payment.etag.encode())], models.encode(payment))
 
 
 def _names(header: str, etag: str, *, weak: bool) -> bool:

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 from itertools import chain
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
+from urllib.parse import unquote
 
 import httptools
 from uvicorn._types import ASGI3Application
@@ -23,6 +24,7 @@ from payments.errors import (
     Problem,
     RequestTimeout,
 )
+from payments.messages import Headers
 
 _logger = logging.getLogger(__name__)
 
@@ -61,7 +63,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._lingering_transport = cast("asyncio.Transport", _LingeringTransport(self))
+        self.lingering_transport = cast("asyncio.Transport", _LingeringTransport(self))
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -136,14 +138,29 @@ class LimitedProtocol(HttpToolsProtocol):
             self._cancel_timer()
         self._in_body = True
         self._pending_bytes = 0
-        HttpToolsProtocol.on_headers_complete(self)
+        self._begin()
         # Trailers would otherwise be added to the headers that the application sees.
         self.headers = []
-        # Unless the body is whole before the answer begins, the answer is this connection's last.
-        cycle = self.cycle
-        self._keep_alive = cycle.keep_alive
-        cycle.keep_alive = False
-        cycle.transport = self._lingering_transport
+
+    def _begin(self) -> None:
+        """Starts the application on the request, or has it wait for those before it."""
+        path, _, query = self.url.partition(b"#")[0].partition(b"?")
+        text = path.decode("ascii")
+        self.scope["method"] = self.parser.get_method().decode("ascii")
+        self.scope["path"] = unquote(text) if "%" in text else text
+        self.scope["raw_path"] = path
+        self.scope["query_string"] = query
+        existing: RequestResponseCycle | None = self.cycle
+        version = self.parser.get_http_version()
+        if version != "1.1":
+            self.scope["http_version"] = version
+        self._keep_alive = version == "1.1" and self.parser.should_keep_alive()
+        self.cycle = _Cycle(self)
+        if existing is None or existing.response_complete:
+            self._start_asgi_task(self.cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
 
     def on_body(self, body: bytes) -> None:
         self._pending_bytes = 0
@@ -321,6 +338,73 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._write_timer is not None:
             self._write_timer.cancel()
             self._write_timer = None
+
+
+class _Cycle(RequestResponseCycle):
+    """One request and its answer, as uvicorn has it, but for what an answer costs.
+
+    The head waits for the first piece of the body, so that a usual answer is one write. The
+    application is ours: it sends a start, then bodies, and headers that it has checked itself.
+    """
+
+    _head = b""
+
+    def __init__(self, protocol: LimitedProtocol) -> None:
+        super().__init__(
+            scope=protocol.scope,
+            # Unless the body is whole before the answer begins, it is the connection's last.
+            transport=protocol.lingering_transport,
+            keep_alive=False,
+            flow=protocol.flow,
+            logger=protocol.logger,
+            access_logger=protocol.access_logger,
+            access_log=False,
+            default_headers=protocol.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=protocol.expect_100_continue,
+            on_response=protocol.on_response_complete,
+        )
+
+    async def send(self, message: Any) -> None:
+        """Takes the start, or a piece of the body."""
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+        if self.disconnected:
+            return
+        if not self.response_started:
+            self.response_started = True
+            self.waiting_for_100_continue = False
+            self._head = self._make_head(message["status"], message["headers"])
+            return
+        body = message.get("body", b"")
+        more = message.get("more_body", False)
+        if self.scope["method"] == "HEAD":
+            body = b""
+        elif self.chunked_encoding:
+            body = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+            if not more:
+                body += b"0\r\n\r\n"
+        self.transport.write(self._head + body)
+        self._head = b""
+        if not more:
+            self.response_complete = True
+            self.message_event.set()
+            if not self.keep_alive:
+                self.transport.close()
+            self.on_response()
+
+    def _make_head(self, status: int, headers: Headers) -> bytes:
+        names = {name for name, _ in headers}
+        lines = [b"%b: %b\r\n" % field for field in self.default_headers + headers]
+        if b"connection" in names:  # the application never says anything but close
+            self.keep_alive = False
+        elif not self.keep_alive:
+            lines.append(b"connection: close\r\n")
+        if b"content-length" not in names and status not in (204, 304):
+            self.chunked_encoding = self.scope["method"] != "HEAD"
+            if self.chunked_encoding:
+                lines.append(b"transfer-encoding: chunked\r\n")
+        return b"".join([STATUS_LINE[status], *lines, b"\r\n"])
 
 
 class _LingeringTransport:

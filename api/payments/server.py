@@ -1,6 +1,7 @@
 """The server: uvicorn, its connections limited, and with an orderly end."""
 
 import asyncio
+import gc
 import logging
 import socket
 from collections.abc import Awaitable
@@ -92,6 +93,8 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        # What was made so far stays; the garbage collector need not look at it again.
+        gc.freeze()
         _logger.info("Listening on %s, port %d", self._settings.http_host, self.port)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

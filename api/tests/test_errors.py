@@ -1,9 +1,10 @@
 """What every failure looks like, and the id that a request is found by."""
 
 import asyncio
-import io
 import json
 import logging
+import sys
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import httpx
@@ -11,6 +12,7 @@ import pytest
 
 from payments import config, errors, telemetry
 from payments.app import Application, Route
+from payments.messages import Response
 from tests.conftest import (
     Api,
     Database,
@@ -21,6 +23,8 @@ from tests.conftest import (
     settings_for,
     waits_for_a_lock,
 )
+
+Logged = Callable[..., Awaitable[list[dict[str, Any]]]]
 
 METHODS = (
     "GET",
@@ -37,11 +41,11 @@ METHODS = (
 )
 ALLOWED = {
     "/v1/payments": {"GET", "HEAD", "POST"},
-    "/v1/payments/{id:id}": {"GET", "HEAD", "PATCH", "DELETE"},
+    "/v1/payments/{id}": {"GET", "HEAD", "PATCH", "DELETE"},
     "/create": {"POST"},
-    "/update/{id:id}": {"PUT"},
+    "/update/{id}": {"PUT"},
     "/list": {"GET", "HEAD"},
-    "/delete/{id:id}": {"DELETE"},
+    "/delete/{id}": {"DELETE"},
     "/status": {"GET", "HEAD"},
     "/livez": {"GET", "HEAD"},
     "/readyz": {"GET", "HEAD"},
@@ -84,7 +88,7 @@ def test_every_path_has_its_row() -> None:
 
 @pytest.mark.parametrize("path", ALLOWED)
 async def test_a_method_that_is_not_taken(shared: Api, path: str) -> None:
-    address = path.replace("{id:id}", "1").replace("{asset}", "start.js")
+    address = path.replace("{id}", "1").replace("{asset}", "start.js")
     for method in METHODS:
         if method in ALLOWED[path]:
             continue
@@ -194,13 +198,12 @@ async def test_a_body_that_does_not_arrive_takes_nobodys_place(
 
 
 async def test_a_mistake_of_the_services_own_is_a_500(database: Database) -> None:
-    async def fail(*_: object) -> None:
+    async def fail(*_: object) -> Response:
         raise RuntimeError("secret")
 
     settings = settings_for(database)
     application = Application(settings)
-    application.routes.append(Route("GET", "/mistake", None, fail))
-    application._falcon = application._build()
+    application._table["/mistake", ""] = {"GET": Route("GET", "/mistake", None, fail)}
     async with serve(settings, application) as url, client(url, "none") as api:
         answer = await api.send("GET", "/mistake")
         problem(answer, 500, "internal-error")
@@ -267,27 +270,29 @@ async def test_also_where_the_body_is_too_large(shared: Api) -> None:
     assert problem(answer, 413, "body-too-large")["request_id"] == "large"
 
 
-async def _logged(api: Api, *requests: tuple[str, str]) -> list[dict[str, Any]]:
-    """Returns the log lines of the requests."""
-    stream = io.StringIO()
-    handler = logging.StreamHandler(stream)
+@pytest.fixture
+def logged(api: Api, capsys: pytest.CaptureFixture[str]) -> Iterator[Logged]:
+    """Makes requests and returns the log lines that they cause."""
+    handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(telemetry.JsonFormatter())
     logger = logging.getLogger("payments")
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
-    try:
+
+    async def logged(*requests: tuple[str, str]) -> list[dict[str, Any]]:
         for number, (method, path) in enumerate(requests):
             await api.send(method, path, X_Request_Id=f"request-{number}")
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-    return [json.loads(line) for line in stream.getvalue().splitlines()]
+        return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+    yield logged
+    logger.removeHandler(handler)
+    logger.setLevel(level)
 
 
-async def test_one_log_line_a_request_with_its_id(api: Api) -> None:
-    lines = await _logged(
-        api, ("GET", "/v1/payments/7"), ("GET", "/livez"), ("GET", "/secret"), ("PROPFIND", "/list")
+async def test_one_log_line_a_request_with_its_id(logged: Logged) -> None:
+    lines = await logged(
+        ("GET", "/v1/payments/7"), ("GET", "/livez"), ("GET", "/secret"), ("PROPFIND", "/list")
     )
     assert [(line["request_id"], line["route"], line["status"]) for line in lines] == [
         ("request-0", "/v1/payments/{id}", 404),
@@ -303,9 +308,9 @@ async def test_one_log_line_a_request_with_its_id(api: Api) -> None:
     assert "secret" not in json.dumps(lines)
 
 
-async def test_a_failure_has_a_log_line_with_its_id(api: Api, database: Database) -> None:
+async def test_a_failure_has_a_log_line_with_its_id(logged: Logged, database: Database) -> None:
     await database.fetch("DROP TABLE payments")
-    lines = await _logged(api, ("GET", "/v1/payments/1"))
+    lines = await logged(("GET", "/v1/payments/1"))
     assert {line["request_id"] for line in lines} == {"request-0"}
     assert any("exception" in line for line in lines)
     assert lines[-1]["status"] == 503

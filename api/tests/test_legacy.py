@@ -275,11 +275,11 @@ async def test_a_reader_that_leaves_ends_the_list(api: Api, database: Database) 
         INSERT INTO payments (created_by, data)
         SELECT 'shop', to_jsonb(repeat('x', 20000)) FROM generate_series(1, 2000)
     """)
-    before = telemetry.active_requests._value.get()
+    before = telemetry.Active.requests
     async with api.http.stream("GET", "/list") as answer:
         async for _ in answer.aiter_bytes(100):
             break
-        assert telemetry.active_requests._value.get() == before + 1
+        assert telemetry.Active.requests == before + 1
     async with asyncio.timeout(5):
-        while telemetry.active_requests._value.get() > before:  # noqa: ASYNC110
+        while telemetry.Active.requests > before:  # noqa: ASYNC110
             await asyncio.sleep(0.01)

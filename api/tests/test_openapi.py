@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-import falcon.asgi
 import httpx
 import msgspec
 import pytest
@@ -16,7 +15,8 @@ from openapi_schema_validator import OAS31Validator, oas31_format_checker
 from openapi_spec_validator import validate
 
 from payments import config, docs, errors, handlers, models
-from payments.app import Application, IdConverter, Route
+from payments.app import Application, Route, payment_id
+from payments.messages import Request
 from tests.conftest import Api, Database, Serve
 
 Json = dict[str, Any]
@@ -231,7 +231,7 @@ def test_path_parameters_are_those_of_the_route(name: str) -> None:
 
 def test_ids_are_those_that_the_route_takes() -> None:
     schema = SPEC["components"]["schemas"]["Id"]
-    convert = IdConverter().convert
+    convert = payment_id
     assert convert(str(schema["minimum"])) is not None
     assert convert(str(schema["minimum"] - 1)) is None
     assert convert(str(schema["maximum"])) is not None
@@ -455,14 +455,14 @@ async def test_headers_that_are_read_are_documented(
 ) -> None:
     operation = OPERATIONS[name]
     read = set()
-    get_header = falcon.asgi.Request.get_header
+    header = Request.header
 
-    def recorded(self: falcon.asgi.Request, name: str, *args: Any, **kwargs: Any) -> Any:
-        read.add(name)
-        return get_header(self, name, *args, **kwargs)
+    def recorded(self: Request, name: bytes) -> str | None:
+        read.add(name.decode().title())
+        return header(self, name)
 
     path = await address(shared, operation)
-    monkeypatch.setattr(falcon.asgi.Request, "get_header", recorded)
+    monkeypatch.setattr(Request, "header", recorded)
     await ask(shared, operation, Change(path))
     # The key is a security scheme, and the request id is read before the route is known.
     assert read - {"Authorization"} == operation.names("header") - {"X-Request-Id"}
