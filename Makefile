@@ -192,4 +192,4 @@ lock: $(STAMP) ## Resolves the dependencies anew and writes all lock files
 
 .PHONY: clean
 clean: ## Removes what can be made again; .data, with the database, stays
-	rm -rf .venv .venv-load .venv-charts .venv-infra .install.lock .cache {api,load,charts}/.mypy_cache {api,charts}/.pytest_cache {api,load,charts}/.ruff_cache api/.hypothesis api/.coverage*
+	rm -rf .venv .venv-load .venv-charts .venv-infra .install.lock .cache {api,load,charts,terraform/testkit}/.mypy_cache {api,charts}/.pytest_cache {api,load,charts,terraform/testkit}/.ruff_cache api/.hypothesis api/.coverage*
