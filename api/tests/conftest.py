@@ -367,7 +367,7 @@ def problem(answer: httpx.Response, status: int, kind: str) -> dict[str, Any]:
 
 async def waits_for_a_lock(database: Database) -> None:
     """Returns once somebody waits for a lock in the database."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not await database.fetch("SELECT FROM pg_locks WHERE NOT granted"):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 

@@ -328,7 +328,8 @@ async def test_a_connection_without_a_request_is_closed_in_silence(
     client.send(nothing)
     began = time.monotonic()
     assert await client.rest() == b""
-    assert 0.2 < time.monotonic() - began < 1
+    # The time of the headers began with the connection, before this clock on a busy machine.
+    assert 0.05 < time.monotonic() - began < 2
 
 
 async def test_a_second_request_that_trickles_is_408(client: Client) -> None:
@@ -348,7 +349,7 @@ async def test_an_idle_connection_is_closed_in_silence(start: Start) -> None:
 
 async def test_headers_in_pieces_but_in_time_pass(client: Client) -> None:
     for _ in range(3):
-        await client.trickle(_head("A: b"), 0.15)
+        await client.trickle(_head("A: b"), 0.05)
         await client.echo()
 
 

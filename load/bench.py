@@ -1,0 +1,193 @@
+"""Measures the service beside its peers, in one run on one PostgreSQL.
+
+    python load/bench.py            all of it, into load/results/bench.json and docs/performance.md
+    python load/bench.py --check    the service and peer (c) alone; fails when the ratio has fallen
+
+Rounds alternate, so that whatever else the machine does falls on all alike; what counts is the
+median, and the ratio of two medians of one run. A figure of this machine alone means little.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+import generators
+import report
+from generators import Figures
+from laptop import postgres
+from laptop.postgres import Cluster
+from servers import POSTGRESQL, Server, make_database, mvp, peer, service, usage
+
+RESULTS = Path(__file__).parent / "results" / "bench.json"
+KINDS = ("create", "read", "list")
+CONNECTIONS = 64
+ROUNDS = 3
+ROUND_SECONDS = 5.0
+PAYMENTS = 10_000  # what there is to read and list
+PORT = 18000
+
+# A fall below this part of the recorded ratio to peer (c) is a loss, and not a machine's mood.
+GUARD = 0.6
+
+
+class Sample(NamedTuple):
+    """One round: what was answered, and what it cost."""
+
+    figures: Figures
+    service_us: float  # CPU a request, microseconds
+    postgresql_us: float
+    rss_bytes: int
+
+
+def main() -> int:
+    """Measures; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="compare with the recorded ratios")
+    check = parser.parse_args().check
+    with _cluster() as cluster, ExitStack() as stack:
+        servers = [*_servers(cluster, stack, check=check)]
+        for server in servers:
+            _fill(server)
+        kinds = KINDS[:2] if check else KINDS
+        samples = _measure(cluster, servers, kinds)
+        yardstick = None if check else _yardstick(cluster)
+    results = _results(servers, samples, yardstick)
+    if check:
+        return _compare(results, json.loads(RESULTS.read_text()))
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    report.write(results)
+    return 0
+
+
+@contextmanager
+def _cluster() -> Iterator[Cluster]:
+    with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIRECTORY")) as directory:
+        Path(directory).chmod(0o755)  # PostgreSQL is not root
+        with Cluster(Path(directory) / "data", POSTGRESQL) as cluster:
+            yield cluster
+
+
+def _servers(cluster: Cluster, stack: ExitStack, *, check: bool) -> Iterator[Server]:
+    yield stack.enter_context(service(cluster, "service", PORT))
+    yield stack.enter_context(peer(cluster, "fastapi_async", PORT + 1))
+    if check:
+        return
+    yield stack.enter_context(
+        service(cluster, "one_a_commit", PORT + 2, batch_size="1", pool_size="8")
+    )
+    yield stack.enter_context(peer(cluster, "gunicorn_postgres", PORT + 3))
+    yield stack.enter_context(mvp(cluster.data.parent, PORT + 4))
+
+
+def _fill(server: Server) -> None:
+    """Makes the payments that are read and listed; the MVP's list has no end, so fewer there."""
+    count = 100 if server.page == "/list" else PAYMENTS
+    connections = 4
+    with server.client() as client:
+        while True:
+            generators.wrk(server, "create", connections, 1)
+            answer = client.post(server.create, json={"payment": 1, "data": {}})
+            if answer.json()["id"] > count:
+                return
+
+
+def _measure(
+    cluster: Cluster, servers: list[Server], kinds: tuple[str, ...]
+) -> dict[tuple[str, str], list[Sample]]:
+    samples: dict[tuple[str, str], list[Sample]] = {}
+    for number in range(ROUNDS):
+        for kind in kinds:
+            for server in servers:
+                sample = _round(cluster, server, kind)
+                samples.setdefault((server.name, kind), []).append(sample)
+                print(
+                    f"round {number + 1}/{ROUNDS}  {kind:6}  {server.name:18}"
+                    f"  {sample.figures.rate:9,.0f} requests/s",
+                    flush=True,
+                )
+    return samples
+
+
+def _round(cluster: Cluster, server: Server, kind: str) -> Sample:
+    last_id = 100 if server.page == "/list" else PAYMENTS
+    before = usage([server.pid]), usage([cluster.pid])
+    figures = generators.wrk(server, kind, CONNECTIONS, ROUND_SECONDS, last_id)
+    after = usage([server.pid]), usage([cluster.pid])
+    own, postgresql = (
+        (end.cpu_seconds - start.cpu_seconds) / figures.requests * 1e6
+        for start, end in zip(before, after, strict=True)
+    )
+    return Sample(figures, own, postgresql, after[0].rss_bytes)
+
+
+def _yardstick(cluster: Cluster) -> float:
+    make_database(cluster, "yardstick")
+    program = Path(postgres.program("pgbench"))
+    rates = [
+        generators.pgbench(
+            program, cluster.url("yardstick"), CONNECTIONS, round(ROUND_SECONDS)
+        ).rate
+        for _ in range(ROUNDS)
+    ]
+    print(f"pgbench  {statistics.median(rates):,.0f} rows/s", flush=True)
+    return statistics.median(rates)
+
+
+def _results(
+    servers: list[Server],
+    samples: dict[tuple[str, str], list[Sample]],
+    yardstick: float | None,
+) -> dict[str, object]:
+    rows = [
+        {
+            "server": name,
+            "kind": kind,
+            "rate": statistics.median(sample.figures.rate for sample in rounds),
+            "rates": [round(sample.figures.rate, 1) for sample in rounds],
+            "p50_ms": statistics.median(sample.figures.p50_ms for sample in rounds),
+            "p99_ms": statistics.median(sample.figures.p99_ms for sample in rounds),
+            "p999_ms": statistics.median(sample.figures.p999_ms for sample in rounds),
+            "failed": sum(sample.figures.failed for sample in rounds),
+            "service_us": statistics.median(sample.service_us for sample in rounds),
+            "postgresql_us": statistics.median(sample.postgresql_us for sample in rounds),
+            "rss_bytes": max(sample.rss_bytes for sample in rounds),
+        }
+        for (name, kind), rounds in samples.items()
+    ]
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "python": platform.python_version(),
+        "cores": psutil.cpu_count(),
+        "connections": CONNECTIONS,
+        "rounds": ROUNDS,
+        "round_seconds": ROUND_SECONDS,
+        "ready_seconds": {server.name: round(server.ready_seconds, 2) for server in servers},
+        "pgbench_rate": yardstick,
+        "rows": rows,
+    }
+
+
+def _compare(now: dict[str, object], recorded: dict[str, object]) -> int:
+    status = 0
+    for kind in KINDS[:2]:
+        measured, least = report.ratio(now, kind), GUARD * report.ratio(recorded, kind)
+        verdict = "well" if measured >= least else "TOO SLOW"
+        print(f"{kind}: {measured:.1f} times peer (c), at least {least:.1f}: {verdict}")
+        if measured < least:
+            status = 1
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
