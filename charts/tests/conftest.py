@@ -18,34 +18,23 @@ CLUSTERS = ("nonprod", "production")
 
 Manifest = dict[str, Any]
 
-# What Terraform tells the charts; the tests' network is the one that these addresses describe.
-LOAD_BALANCER, DATABASE, DNS = "10.0.0.0/22", "10.0.16.0/22", "172.20.0.10/32"
-PAYMENTS_OUTPUTS: Manifest = {
+# What Terraform does not tell the chart: the image that was built, and the certificates of RDS.
+RELEASE: Manifest = {
     "image": {"repository": "registry/payments", "digest": f"sha256:{'0' * 64}"},
     "database": {
-        "host": "payments.example.internal",
-        "region": "us-east-1",
-        "certificateAuthority": "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
-    },
-    "ingress": {
-        "host": "payments.example.com",
-        "wafAclArn": "arn:aws:wafv2:us-east-1:000000000000:regional/webacl/payments/1",
-    },
-    "networkPolicy": {
-        "clients": [{"ipBlock": {"cidr": LOAD_BALANCER}}],
-        "database": [{"ipBlock": {"cidr": DATABASE}}],
+        "certificateAuthority": "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
     },
 }
-CLUSTER_OUTPUTS: Manifest = {
-    "eks": {
-        "nodeRole": "payments-nodes",
-        "subnetTags": {"kubernetes.io/role/internal-elb": "1"},
-        "securityGroupTags": {"aws:eks:cluster-name": "payments"},
-    },
-    "loadBalancer": {
-        "certificateArns": ["arn:aws:acm:us-east-1:000000000000:certificate/1"],
-    },
-}
+
+
+def outputs(place: str) -> Manifest:
+    """Returns what Terraform tells Helm of a place, its output `helm_values`.
+
+    The files are examples: terraform/testkit holds their names and shapes to what the roots put
+    out, and their values where AWS does not decide them.
+    """
+    found: Manifest = yaml.safe_load((CHARTS / "tests" / "outputs" / f"{place}.yaml").read_text())
+    return found
 
 
 class Refused(Exception):
@@ -91,6 +80,7 @@ def helm(
 
 
 CLUSTER_WIDE = {
+    "ClusterRole",
     "IngressClass",
     "IngressClassParams",
     "Namespace",
@@ -109,11 +99,16 @@ def merge(below: Manifest, above: Manifest) -> Manifest:
     return merged
 
 
+def told(environment: str) -> Manifest:
+    """Returns what the service's chart is told beside the environment's own values."""
+    return merge(outputs(f"environment-{environment}"), RELEASE)
+
+
 def payments(values: Manifest | None = None, environment: str = "production") -> list[Manifest]:
     """Renders the service's chart for an environment."""
     return helm(
         "payments",
-        merge(PAYMENTS_OUTPUTS, values or {}),
+        merge(told(environment), values or {}),
         f"environments/{environment}.yaml",
         f"payments-{environment}",
     )
@@ -122,7 +117,7 @@ def payments(values: Manifest | None = None, environment: str = "production") ->
 @cache
 def cluster(name: str) -> list[Manifest]:
     """Renders the cluster's chart for one of the two."""
-    return helm("cluster", CLUSTER_OUTPUTS, f"clusters/{name}.yaml", "kube-system")
+    return helm("cluster", outputs(f"platform-{name}"), f"clusters/{name}.yaml", "kube-system")
 
 
 def one(manifests: list[Manifest], kind: str, name: str = "") -> Manifest:

@@ -90,6 +90,28 @@ def test_the_kinds_of_eks_have_only_fields_that_it_knows(name: str) -> None:
         assert set(manifest["spec"]) <= fields
 
 
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_nodes_and_load_balancers_carry_the_tag_that_the_budget_counts(name: str) -> None:
+    assert one(cluster(name), "NodeClass")["spec"]["tags"] == {"platform": name}
+    tags = one(cluster(name), "IngressClassParams")["spec"]["tags"]
+    assert tags == [{"key": "platform", "value": name}]
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_a_pipeline_may_monitor_its_own_environment_and_nothing_more(name: str) -> None:
+    (rule,) = one(cluster(name), "ClusterRole", "payments-deployers")["rules"]
+    assert rule["apiGroups"] == ["monitoring.coreos.com"]
+    assert rule["resources"] == ["prometheusrules", "servicemonitors"]
+    assert "*" not in rule["verbs"]
+    assert not [m for m in cluster(name) if m["kind"] == "ClusterRoleBinding"]
+    bindings = [m for m in cluster(name) if m["kind"] == "RoleBinding"]
+    namespaces = [m["metadata"]["name"] for m in cluster(name) if m["kind"] == "Namespace"]
+    assert [binding["metadata"]["namespace"] for binding in bindings] == namespaces
+    for binding in bindings:
+        (group,) = binding["subjects"]
+        assert group["name"] == f"{binding['metadata']['namespace']}-deployers"
+
+
 def test_a_cluster_that_is_not_eks_takes_the_namespaces_alone() -> None:
     manifests = helm("cluster", {"environments": ["dev"], "eks": {"enabled": False}})
     assert [m["kind"] for m in manifests] == ["Namespace", "NetworkPolicy"]

@@ -1,15 +1,18 @@
 """How pods reach the database: as whom, without a secret, over how many connections."""
 
+import re
 from typing import Any
 
 import pytest
 
 from payments import config
 from tests.conftest import (
-    PAYMENTS_OUTPUTS,
+    RELEASE,
+    ROOT,
     Manifest,
     environment_of,
     one,
+    outputs,
     values_of,
 )
 from tests.conftest import payments as render
@@ -34,11 +37,12 @@ def container(manifests: list[Manifest], kind: str) -> Any:
     [("Deployment", "payments_app", "payments"), ("Job", "payments_migrator", "payments-migrator")],
 )
 def test_each_pod_signs_for_its_own_role_with_its_own_identity(
-    manifests: list[Manifest], kind: str, role: str, account: str
+    manifests: list[Manifest], environment: str, kind: str, role: str, account: str
 ) -> None:
     variables = environment_of(container(manifests, kind))
+    host = outputs(f"environment-{environment}")["database"]["host"]
     assert variables["PAYMENTS_DATABASE_URL"] == (
-        f"postgresql://{role}@payments.example.internal:5432/payments"
+        f"postgresql://{role}@{host}:5432/payments"
         "?sslmode=verify-full&sslrootcert=/etc/database/ca.pem"
     )
     assert variables["PAYMENTS_DATABASE_IAM_REGION"] == "us-east-1"
@@ -59,18 +63,19 @@ def test_a_token_is_sent_only_to_whom_rds_has_certified(
         {"name": "database-ca", "mountPath": "/etc/database", "readOnly": True}
     ]
     authority = one(manifests, "ConfigMap", "payments-database-ca")["data"]
-    assert authority == {"ca.pem": PAYMENTS_OUTPUTS["database"]["certificateAuthority"]}
+    assert authority == {"ca.pem": RELEASE["database"]["certificateAuthority"]}
 
 
 @pytest.mark.parametrize("kind", ["Deployment", "Job"])
 def test_a_lost_answer_of_the_dns_costs_less_than_a_connection_may(
-    manifests: list[Manifest], kind: str
+    manifests: list[Manifest], environment: str, kind: str
 ) -> None:
     pod = one(manifests, kind)["spec"]["template"]["spec"]
     options = {o["name"]: o.get("value") for o in pod["dnsConfig"]["options"]}
     patience = config.Settings(database_url="postgresql://").connect_timeout_seconds
     assert int(options["timeout"]) < patience
-    assert int(options["ndots"]) <= PAYMENTS_OUTPUTS["database"]["host"].count(".")
+    host = outputs(f"environment-{environment}")["database"]["host"]
+    assert int(options["ndots"]) <= host.count(".")
 
 
 def test_with_iam_nothing_refers_to_a_secret(manifests: list[Manifest]) -> None:
@@ -112,6 +117,7 @@ def test_the_database_that_is_assumed_is_no_larger_than_the_class_allows(environ
     That memory is the class's, less what RDS and the system take. How much is not published, so
     that 15% are left to them.
     """
-    gibibytes = {"dev": 1, "staging": 1, "production": 2}[environment]  # db.t4g.micro, small
-    formula = gibibytes * 1024**3 / 9531392
+    settings = (ROOT / "terraform" / "settings" / f"environment-{environment}.tfvars").read_text()
+    (name,) = re.findall(r'instance_class\s+= "(.+)"', settings)
+    formula = {"db.t4g.micro": 1, "db.t4g.small": 2}[name] * 1024**3 / 9531392
     assert values_of(environment)["database"]["maxConnections"] <= 0.85 * formula

@@ -3,7 +3,7 @@
 from typing import Any
 
 from payments import config
-from tests.conftest import Manifest, cluster, one, payments
+from tests.conftest import ENVIRONMENTS, Manifest, cluster, one, outputs, payments
 
 ALB = "alb.ingress.kubernetes.io/"
 
@@ -32,15 +32,20 @@ def attributes(name: str) -> dict[str, str]:
     return {item["key"]: item["value"] for item in found}
 
 
-def test_everything_is_sent_to_tls(manifests: list[Manifest]) -> None:
+def test_everything_is_sent_to_tls(manifests: list[Manifest], environment: str) -> None:
     assert annotations(manifests)["listen-ports"] == '[{"HTTP": 80}, {"HTTPS": 443}]'
     assert annotations(manifests)["ssl-redirect"] == "443"
     assert annotations(manifests)["ssl-policy"].startswith("ELBSecurityPolicy-TLS13-1-2-Res")
-    assert one(manifests, "Ingress")["spec"]["tls"] == [{"hosts": ["payments.example.com"]}]
+    host = outputs(f"environment-{environment}")["ingress"]["host"]
+    assert one(manifests, "Ingress")["spec"]["tls"] == [{"hosts": [host]}]
 
 
-def test_the_firewall_stands_before_it(manifests: list[Manifest]) -> None:
-    assert annotations(manifests)["wafv2-acl-arn"].startswith("arn:aws:wafv2:")
+def test_the_firewall_stands_before_production() -> None:
+    """Where there is none, its ARN is empty, which must not become an annotation."""
+    behind = {e for e in ENVIRONMENTS if "wafv2-acl-arn" in annotations(payments(environment=e))}
+    assert behind == {"production"}
+    found = annotations(payments(environment="production"))["wafv2-acl-arn"]
+    assert found == outputs("environment-production")["ingress"]["wafAclArn"]
 
 
 def test_the_load_balancer_asks_pods_whether_they_are_ready(manifests: list[Manifest]) -> None:

@@ -4,21 +4,20 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import DATABASE, DNS, LOAD_BALANCER, Manifest, cluster, one, payments
+from tests.conftest import Manifest, cluster, one, outputs, payments
 
 Flow = tuple[str, str, str, str]  # a pod's component, from or to, the other side, port
 
 POD_IDENTITY_AGENT = ("169.254.170.23/32", "fd00:ec2::23/128")
 PROMETHEUS = "namespace kubernetes.io/metadata.name=monitoring"
 
+DNS = "172.20.0.10/32"
+
 ALWAYS: set[Flow] = {
-    ("api", "from", LOAD_BALANCER, "TCP 8000"),
     ("api", "from", PROMETHEUS, "TCP 9464"),
-    ("api", "to", DATABASE, "TCP 5432"),
     ("api", "to", DNS, "UDP 53"),
     ("api", "to", DNS, "TCP 53"),
     *(("api", "to", agent, "TCP 80") for agent in POD_IDENTITY_AGENT),
-    ("migration", "to", DATABASE, "TCP 5432"),
     ("migration", "to", DNS, "UDP 53"),
     ("migration", "to", DNS, "TCP 53"),
     *(("migration", "to", agent, "TCP 80") for agent in POD_IDENTITY_AGENT),
@@ -30,6 +29,17 @@ DURING_HELM_TEST: set[Flow] = {
     ("test", "to", DNS, "UDP 53"),
     ("test", "to", DNS, "TCP 53"),
 }
+
+
+def in_the_network(environment: str) -> set[Flow]:
+    """Returns the flows from the load balancer's subnets and to the database's."""
+    policy = outputs(f"environment-{environment}")["networkPolicy"]
+    clients, database = (
+        [p["ipBlock"]["cidr"] for p in policy[key]] for key in ("clients", "database")
+    )
+    return {("api", "from", subnet, "TCP 8000") for subnet in clients} | {
+        (pod, "to", subnet, "TCP 5432") for pod in ("api", "migration") for subnet in database
+    }
 
 
 def peer(found: Manifest) -> str:
@@ -84,8 +94,9 @@ def of_helm_test(manifest: Manifest) -> bool:
 
 def test_the_flows_are_these_and_no_others(environment: str) -> None:
     manifests = payments(environment=environment)
-    assert flows([m for m in manifests if not of_helm_test(m)]) == ALWAYS
-    assert flows(manifests) == ALWAYS | DURING_HELM_TEST
+    always = ALWAYS | in_the_network(environment)
+    assert flows([m for m in manifests if not of_helm_test(m)]) == always
+    assert flows(manifests) == always | DURING_HELM_TEST
 
 
 def test_the_way_of_helm_test_is_taken_away_after_it(manifests: list[Manifest]) -> None:

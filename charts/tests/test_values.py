@@ -9,13 +9,13 @@ import yaml
 from payments import config
 from tests.conftest import (
     CHARTS,
-    CLUSTER_OUTPUTS,
-    PAYMENTS_OUTPUTS,
     Manifest,
     Refused,
     helm,
     merge,
+    outputs,
     payments,
+    told,
 )
 
 # Settings that the chart makes from other values, or that its ports and probes rely on.
@@ -103,13 +103,14 @@ def test_a_typing_mistake_is_refused_by_its_name(values: Manifest, words: str) -
 @pytest.mark.parametrize("program", ["helm", "helm3"])
 def test_every_environment_renders_alike_with_helm_3_and_4(program: str, environment: str) -> None:
     file, namespace = f"environments/{environment}.yaml", f"payments-{environment}"
-    rendered = helm("payments", PAYMENTS_OUTPUTS, file, namespace, program)
-    assert rendered == helm("payments", PAYMENTS_OUTPUTS, file, namespace)
+    rendered = helm("payments", told(environment), file, namespace, program)
+    assert rendered == helm("payments", told(environment), file, namespace)
 
 
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
+        ({"platform": ""}, "platform is empty"),
         ({"eks": {"nodeRole": ""}}, "eks.nodeRole is empty"),
         ({"eks": {"capacityTypes": ["Spot"]}}, "'spot', 'on-demand'"),
         ({"environments": ["homologacao"]}, "'dev', 'staging', 'production'"),
@@ -118,7 +119,7 @@ def test_every_environment_renders_alike_with_helm_3_and_4(program: str, environ
 )
 def test_the_cluster_refuses_too(values: Manifest, sentence: str) -> None:
     with pytest.raises(Refused) as refused:
-        helm("cluster", merge(CLUSTER_OUTPUTS, values), "clusters/production.yaml")
+        helm("cluster", merge(outputs("platform-production"), values), "clusters/production.yaml")
     assert sentence in str(refused.value)
 
 

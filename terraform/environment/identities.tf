@@ -82,7 +82,7 @@ resource "aws_eks_pod_identity_association" "this" {
 resource "aws_eks_access_entry" "deploy" {
   cluster_name      = data.aws_eks_cluster.this.name
   principal_arn     = "arn:${local.partition}:iam::${local.account}:role/payments-ci-apply-environment-${var.name}"
-  kubernetes_groups = ["payments-deployers"]
+  kubernetes_groups = ["${local.name}-deployers"]
 }
 
 resource "aws_eks_access_policy_association" "deploy" {

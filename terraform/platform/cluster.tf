@@ -66,7 +66,7 @@ resource "aws_eks_cluster" "this" {
 
   # A cluster that is deleted before its policies cleans up after itself; the other way round it
   # leaves load balancers and network interfaces behind.
-  depends_on = [aws_iam_role_policy_attachment.cluster, aws_cloudwatch_log_group.cluster]
+  depends_on = [aws_iam_role_policy.tags, aws_iam_role_policy_attachment.cluster, aws_cloudwatch_log_group.cluster]
 }
 
 resource "aws_cloudwatch_log_group" "cluster" {
@@ -106,6 +106,39 @@ resource "aws_iam_role_policy_attachment" "cluster" {
 
   role       = aws_iam_role.cluster.name
   policy_arn = "arn:${local.partition}:iam::aws:policy/${each.key}"
+}
+
+# AWS's policies create only with the tags that they know: a node with the tag `platform`, which the
+# budget counts by, would be refused (EKS user guide, Auto Mode cluster IAM role, custom tags).
+resource "aws_iam_role_policy" "tags" {
+  name   = "create-with-tags"
+  role   = aws_iam_role.cluster.name
+  policy = data.aws_iam_policy_document.tags.json
+}
+
+data "aws_iam_policy_document" "tags" {
+  # checkov:skip=CKV_AWS_111: what is created has no ARN yet; two tags of the request bind it
+  # checkov:skip=CKV_AWS_356: what is created has no ARN yet; two tags of the request bind it
+  statement {
+    actions = [
+      "ec2:CreateFleet", "ec2:CreateLaunchTemplate", "ec2:CreateNetworkInterface", "ec2:CreateSecurityGroup",
+      "ec2:RunInstances", "elasticloadbalancing:CreateListener", "elasticloadbalancing:CreateLoadBalancer",
+      "elasticloadbalancing:CreateRule", "elasticloadbalancing:CreateTargetGroup",
+    ]
+    resources = ["*"]
+
+    condition {
+      test     = "StringEquals"
+      variable = "aws:RequestTag/eks:eks-cluster-name"
+      values   = ["$${aws:PrincipalTag/eks:eks-cluster-name}"]
+    }
+
+    condition {
+      test     = "StringEquals"
+      variable = "aws:RequestTag/platform"
+      values   = [var.name]
+    }
+  }
 }
 
 resource "aws_iam_role" "node" {

@@ -9,6 +9,7 @@ output "cluster_name" {
 output "helm_values" {
   description = "What only AWS knows, as values of ../../charts/cluster."
   value = yamlencode({
+    platform = var.name
     eks = {
       nodeRole          = aws_iam_role.node.name
       subnetTags        = { tier = "private", platform = var.name }

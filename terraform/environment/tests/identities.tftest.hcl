@@ -37,4 +37,9 @@ run "the_pipeline_deploys_to_its_own_namespace" {
     condition     = aws_eks_access_entry.deploy.principal_arn == "arn:aws:iam::123456789012:role/payments-ci-apply-environment-${var.name}"
     error_message = "It is the role that bootstrap makes for this place."
   }
+
+  assert {
+    condition     = aws_eks_access_entry.deploy.kubernetes_groups == toset(["payments-${var.name}-deployers"])
+    error_message = "The group that ../../charts/cluster gives rights to is this environment's."
+  }
 }

@@ -116,6 +116,20 @@ def test_external_dns_changes_its_own_zones_only(life: Life) -> None:
             assert set(_many(statement["Resource"])) == zones
 
 
+@at("platform")
+def test_the_cluster_buys_with_its_own_platforms_tag(life: Life) -> None:
+    """Its budget counts by the tag, which EKS's own policies would refuse."""
+    (statement,) = policy(life, "aws_iam_role_policy.tags")
+    bought = {"ec2:CreateFleet", "ec2:RunInstances", "elasticloadbalancing:CreateLoadBalancer"}
+    assert bought <= set(_many(statement["Action"]))
+    assert statement["Condition"] == {
+        "StringEquals": {
+            "aws:RequestTag/eks:eks-cluster-name": "${aws:PrincipalTag/eks:eks-cluster-name}",
+            "aws:RequestTag/platform": life.place.removeprefix("platform-"),
+        }
+    }
+
+
 @at("bootstrap")
 def test_the_plans_role_reads_no_secret_and_writes_nothing(life: Life) -> None:
     actions = {
