@@ -212,12 +212,12 @@ async def test_a_mistake_of_the_services_own_is_a_500(database: Database) -> Non
 
 async def test_a_request_has_a_deadline(start: Serve, database: Database) -> None:
     url = await start(
-        request_timeout_seconds=0.5,
-        acquire_timeout_seconds=0.2,
-        connect_timeout_seconds=0.1,
-        command_timeout_seconds=0.25,
-        statement_timeout_seconds=0.2,
-        lock_timeout_seconds=0.15,
+        request_timeout_seconds=2.0,
+        acquire_timeout_seconds=0.8,
+        connect_timeout_seconds=0.7,
+        command_timeout_seconds=1.1,
+        statement_timeout_seconds=1.0,
+        lock_timeout_seconds=0.9,
     )
     async with client(url, await database.key()) as api, database.connect() as holder:
         await api.payment()
