@@ -117,8 +117,6 @@ resource "aws_iam_role_policy" "tags" {
 }
 
 data "aws_iam_policy_document" "tags" {
-  # checkov:skip=CKV_AWS_111: what is created has no ARN yet; two tags of the request bind it
-  # checkov:skip=CKV_AWS_356: what is created has no ARN yet; two tags of the request bind it
   statement {
     actions = [
       "ec2:CreateFleet", "ec2:CreateLaunchTemplate", "ec2:CreateNetworkInterface", "ec2:CreateSecurityGroup",
