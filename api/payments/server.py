@@ -93,8 +93,6 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        # What was made so far stays; the garbage collector need not look at it again.
-        gc.freeze()
         _logger.info("Listening on %s, port %d", self._settings.http_host, self.port)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -127,6 +125,8 @@ class Server(uvicorn.Server):
 def run(app: Application, settings: Settings) -> int:
     """Serves on uvloop until a signal; returns the process's exit status, 0 after a drain."""
     server = Server(app, settings)
+    # What was made so far stays; the garbage collector need not look at it again.
+    gc.freeze()
     try:
         server.run()
     except SettingsError as error:
