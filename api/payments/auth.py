@@ -41,6 +41,7 @@ _PAUSE_SECONDS = 0.25
 _UNKNOWN_KEYS_LIMIT = 50
 
 _KEY = re.compile(r"[A-Za-z0-9_-]{43}")
+_PROOF_LENGTH = len("Bearer ") + 43
 
 
 class Client(NamedTuple):
@@ -58,6 +59,8 @@ class Keys:
         self._database = database
         self._refresh_seconds = refresh_seconds
         self._clients: dict[bytes, Client] = {}
+        # What header proved which client since the keys were read: it need not be hashed again.
+        self._proved: dict[str, Client] = {}
         self._read_at = float("-inf")
         self._reading: asyncio.Task[None] | None = None
         self._unknown = 0
@@ -72,12 +75,16 @@ class Keys:
         """
         if authorization is None:
             raise Unauthenticated("Send `Authorization: Bearer <key>`.")
-        scheme, _, key = authorization.partition(" ")
-        if scheme.lower() != "bearer" or not _KEY.fullmatch(key.strip()):
-            raise Unauthenticated("This is not `Bearer <key>`.", error="invalid_token")
-        client = await self._find(_hash(key.strip()))
+        client = self._proved.get(authorization)
+        if client is None or time.monotonic() - self._read_at > self._refresh_seconds:
+            scheme, _, key = authorization.partition(" ")
+            if scheme.lower() != "bearer" or not _KEY.fullmatch(key.strip()):
+                raise Unauthenticated("This is not `Bearer <key>`.", error="invalid_token")
+            client = await self._find(_hash(key.strip()))
         if client is None or (client.expires_at is not None and client.expires_at <= _now()):
             raise Unauthenticated("This key is unknown, revoked or expired.", error="invalid_token")
+        if len(authorization) == _PROOF_LENGTH:  # not with more spaces: there are few such forms
+            self._proved[authorization] = client
         if scope not in client.scopes:
             raise Forbidden(f"This key lacks the scope {scope}.")
         return client.name
@@ -116,6 +123,7 @@ class Keys:
             row["hash"]: Client(row["client"], frozenset(row["scopes"]), row["expires_at"])
             for row in rows
         }
+        self._proved = {}
         self._read_at = started
 
 

@@ -50,6 +50,7 @@ class Batch(Generic[Item, Answer]):
         self._queue_limit = queue_limit
         self._waiting: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
         self._worker: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def submit(self, item: Item) -> Answer:
         """Returns the item's answer, once the statement that it rode in is committed.
@@ -63,10 +64,12 @@ class Batch(Generic[Item, Answer]):
         """
         if len(self._waiting) >= self._queue_limit:
             raise Overloaded("Too many requests are waiting for the database.")
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        if self._loop is None:  # Python 3.11 makes a system call to tell which loop runs.
+            self._loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Answer] = self._loop.create_future()
         self._waiting.append((item, answer))
         if self._worker is None:
-            self._worker = asyncio.create_task(self._work())
+            self._worker = self._loop.create_task(self._work())
         return await answer
 
     async def _work(self) -> None:

@@ -18,10 +18,13 @@ class Deadline:
         self._seconds = seconds
         self._ends: dict[asyncio.Task[object], float] = {}  # in the order of their end
         self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def __enter__(self) -> None:
         """Begins the current task's time."""
-        loop = asyncio.get_running_loop()
+        if self._loop is None:  # Python 3.11 makes a system call to tell which loop runs.
+            self._loop = asyncio.get_running_loop()
+        loop = self._loop
         task = asyncio.current_task(loop)
         assert task is not None  # noqa: S101 - what runs in a loop and awaits is a task
         end = self._ends[task] = loop.time() + self._seconds
@@ -39,7 +42,7 @@ class Deadline:
         Raises:
             DeadlineExceeded: it was over before, and nobody else cancelled the task meanwhile.
         """
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._loop)
         assert task is not None  # noqa: S101
         over = self._ends.pop(task, None) is None
         if over and task.uncancel() == 0 and kind is asyncio.CancelledError:

@@ -21,6 +21,7 @@ DATA_DEPTH = 32
 DATA_BYTES = 64 * 1024
 DECIMALS = 16_000  # PostgreSQL's numeric keeps 16383
 
+_IN_CENTS = re.compile(r"(?:0|[1-9][0-9]{0,4})\.[0-9]{2}")
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _COMMA_DECIMAL = re.compile(r"-?([0-9]{1,3}(\.[0-9]{3})+|[0-9]+),[0-9]+")
 _DOTTED_THOUSANDS = re.compile(r"-?[1-9][0-9]{0,2}(\.[0-9]{3})+")
@@ -118,8 +119,8 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON value")
 
 
-def value(raw: Raw) -> Decimal | None:
-    """Returns the exact value of the JSON text of a `payment`, or None for `null`.
+def value(raw: Raw) -> str | None:
+    """Returns the JSON text of a `payment` with exactly two decimals, or None for `null`.
 
     Takes a number, or a string in one of the forms `12345.67`, `12345,67` and `12.345,67`.
 
@@ -127,6 +128,8 @@ def value(raw: Raw) -> Decimal | None:
         InvalidRequest: it is none of these, has a third decimal, or is not within 0 to 99999.99.
     """
     text = bytes(raw).decode()
+    if _IN_CENTS.fullmatch(text):  # as nearly all are
+        return text
     if text == "null":
         return None
     if text[0] == '"':
@@ -142,7 +145,7 @@ def value(raw: Raw) -> Decimal | None:
     cents = abs(amount.quantize(CENT))
     if cents != amount:
         raise InvalidRequest("`payment` must have at most two decimals; it is never rounded.")
-    return cents
+    return str(cents)
 
 
 def _plain(text: str) -> str:

@@ -55,6 +55,7 @@ class LimitedProtocol(HttpToolsProtocol):
     _running: RequestResponseCycle | None = None
     _in_body = False
     _keep_alive = True
+    _idle_since = 0.0  # When the last answer ended, on the loop's clock.
     _pending_bytes = 0  # Read since the parser last finished a head, a piece of body, a request.
     _chunk_bytes = 0
     _unread_bytes = 0
@@ -80,7 +81,6 @@ class LimitedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._discarding:
             return
-        self._unset_keepalive_if_required()
         self._chunk_bytes = len(data)
         self._pending_bytes += self._chunk_bytes
         try:
@@ -269,7 +269,9 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
-        HttpToolsProtocol._start_asgi_task(self, cycle, app)
+        task = self.loop.create_task(cycle.run_asgi(app))
+        cast("_Cycle", cycle).task = task
+        self.tasks.add(task)
 
     def on_response_complete(self) -> None:
         if self._discarding and not self.pipeline and not self.transport.is_closing():
@@ -277,9 +279,17 @@ class LimitedProtocol(HttpToolsProtocol):
             if self._refusal is not None:
                 self._answer(self._refusal)
             return
-        HttpToolsProtocol.on_response_complete(self)
+        self.server_state.total_requests += 1
         if self.transport.is_closing():
             self._close()
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+            return
+        self._idle_since = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._expect_request(self.timeout_keep_alive)
 
     def linger(self) -> None:
         """Closes, but so that a client that is still sending can read its answer."""
@@ -290,6 +300,23 @@ class LimitedProtocol(HttpToolsProtocol):
         self.flow.resume_reading()
         self.transport.write_eof()
         self._timer = self.loop.call_later(_LINGER_SECONDS, self._close)
+
+    def _expect_request(self, seconds: float) -> None:
+        # It stays when a request arrives, and is then found to be early: much cheaper than to make
+        # one for each request and cancel it.
+        self.timeout_keep_alive_task = self.loop.call_later(
+            seconds, self.timeout_keep_alive_handler
+        )
+
+    def timeout_keep_alive_handler(self) -> None:
+        self.timeout_keep_alive_task = None
+        if self._in_head or self._pending_bytes or not self.cycle.response_complete:
+            return  # Made anew at the end of the answer.
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self._expect_request(left)
+        else:
+            self._close()
 
     def _close(self) -> None:
         """Closes, within the write timeout also if the client does not take what is left."""
@@ -302,9 +329,6 @@ class LimitedProtocol(HttpToolsProtocol):
         super().shutdown()
         if self.transport.is_closing():
             self._close()
-
-    def timeout_keep_alive_handler(self) -> None:
-        self._close()
 
     # A client that does not read
 
@@ -347,6 +371,7 @@ class _Cycle(RequestResponseCycle):
     application is ours: it sends a start, then bodies, and headers that it has checked itself.
     """
 
+    task: asyncio.Task[None]
     _head = b""
 
     def __init__(self, protocol: LimitedProtocol) -> None:
@@ -364,6 +389,17 @@ class _Cycle(RequestResponseCycle):
             expect_100_continue=protocol.expect_100_continue,
             on_response=protocol.on_response_complete,
         )
+        self.tasks = protocol.tasks
+
+    async def run_asgi(self, app: ASGI3Application) -> None:
+        """Runs the application, whose only failure that gets here is a stream that broke off."""
+        try:
+            await app(self.scope, self.receive, self.send)
+        except Exception:
+            _logger.exception("An answer broke off")
+            self.transport.close()
+        finally:
+            self.tasks.discard(self.task)
 
     async def send(self, message: Any) -> None:
         """Takes the start, or a piece of the body."""
@@ -394,17 +430,22 @@ class _Cycle(RequestResponseCycle):
             self.on_response()
 
     def _make_head(self, status: int, headers: Headers) -> bytes:
-        names = {name for name, _ in headers}
-        lines = [b"%b: %b\r\n" % field for field in self.default_headers + headers]
-        if b"connection" in names:  # the application never says anything but close
-            self.keep_alive = False
-        elif not self.keep_alive:
+        lines = [STATUS_LINE[status]]
+        sized = status in (204, 304)
+        for name, value in chain(self.default_headers, headers):
+            if name == b"connection":  # the application never says anything but close
+                self.keep_alive = False
+                continue
+            sized = sized or name == b"content-length"
+            lines.append(b"%b: %b\r\n" % (name, value))
+        if not self.keep_alive:
             lines.append(b"connection: close\r\n")
-        if b"content-length" not in names and status not in (204, 304):
+        if not sized:
             self.chunked_encoding = self.scope["method"] != "HEAD"
             if self.chunked_encoding:
                 lines.append(b"transfer-encoding: chunked\r\n")
-        return b"".join([STATUS_LINE[status], *lines, b"\r\n"])
+        lines.append(b"\r\n")
+        return b"".join(lines)
 
 
 class _LingeringTransport:

@@ -6,7 +6,6 @@ gives their answers in the order of its input.
 
 from collections.abc import Sequence
 from datetime import datetime
-from decimal import Decimal
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import asyncpg
@@ -30,7 +29,7 @@ class Creation(NamedTuple):
     client: str
     idempotency_key: str | None
     status: str
-    payment: Decimal | None
+    payment: str | None  # with two decimals
     data: str  # JSON text
 
 
@@ -69,21 +68,21 @@ WITH input AS MATERIALIZED (
   SELECT
     nextval('payments_id_seq') AS id, ordinality,
     client, idempotency_key, status, payment, data
-  FROM unnest($1::text[], $2::text[], $3::text[], $4::numeric[], $5::text[])
+  FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[])
     WITH ORDINALITY AS i (client, idempotency_key, status, payment, data, ordinality)
 ), made AS (
   INSERT INTO payments (
     id, status, payment, data, created_by, idempotency_key, consumed_at, consumed_by
   )
   SELECT
-    id, status::payment_status, payment, data::jsonb, client, idempotency_key,
+    id, status::payment_status, payment::numeric, data::jsonb, client, idempotency_key,
     CASE WHEN status = 'consumed' THEN now() END, CASE WHEN status = 'consumed' THEN client END
   FROM input
   ORDER BY client, idempotency_key, ordinality
   ON CONFLICT (created_by, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
-  RETURNING id, status::text, data::text, payment::text, created_at, updated_at
+  RETURNING id, data::text, created_at
 )
-SELECT made.id, made.status, made.data, made.payment, made.created_at, made.updated_at
+SELECT made.id, made.data, made.created_at
 FROM input LEFT JOIN made USING (id)
 ORDER BY ordinality
 """
@@ -93,8 +92,8 @@ REPLAY = """
 SELECT
   p.id, 'inserted' AS status, p.data::text, p.payment::text, p.created_at,
   p.created_at AS updated_at,
-  p.payment IS NOT DISTINCT FROM i.payment AND p.data = i.data::jsonb AS matches
-FROM unnest($1::text[], $2::text[], $3::numeric[], $4::text[])
+  p.payment IS NOT DISTINCT FROM i.payment::numeric AND p.data = i.data::jsonb AS matches
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[])
   WITH ORDINALITY AS i (client, idempotency_key, payment, data, ordinality)
 LEFT JOIN payments AS p
   ON p.created_by = i.client AND p.idempotency_key = i.idempotency_key
@@ -239,8 +238,16 @@ async def create(
     again = [new for new, row in zip(creations, rows, strict=True) if row["id"] is None]
     replays = iter(await _replay(connection, again) if again else [])
     return [
-        next(replays) if row["id"] is None else Created(_payment(row), False, True) for row in rows
+        next(replays) if row["id"] is None else Created(_made(new, row), False, True)
+        for new, row in zip(creations, rows, strict=True)
     ]
+
+
+def _made(new: Creation, row: asyncpg.Record) -> Payment:
+    # What is known already is not asked for: the value is stored as it stands here.
+    id, data, created_at = row
+    value = b"null" if new.payment is None else new.payment
+    return Payment(id, new.status, msgspec.Raw(data), msgspec.Raw(value), created_at, created_at)
 
 
 async def _replay(

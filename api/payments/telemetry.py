@@ -7,15 +7,21 @@ the path, so that no caller can make new series.
 import asyncio
 import contextvars
 import logging
+import math
 import random
 import re
 import sys
+from bisect import bisect_left
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from functools import cache
+from itertools import accumulate
 from typing import Any
 
 import msgspec
-from prometheus_client import Counter, Gauge, Histogram, start_http_server
+from prometheus_client import REGISTRY, Counter, Gauge, start_http_server
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from payments.config import Settings
 
@@ -28,12 +34,51 @@ _REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 
 _access = logging.getLogger("payments.access")
 
-_durations = Histogram(
-    "http_server_request_duration_seconds",
-    "Time from a request's first event to the end of its answer.",
-    ["http_request_method", "http_route", "http_response_status_code"],
-    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
-)
+# Seconds, inclusive upper bounds; 0.25 is the latency objective's.
+_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+
+
+class _Durations(Collector):
+    """The histogram of how long requests take.
+
+    prometheus_client's own takes a lock twice for each observation and walks the buckets; this one
+    is written by the event loop's thread alone, and costs a request a third of that.
+    """
+
+    class Series:
+        """How often each bucket was met, the last for what is longer; and the sum of seconds."""
+
+        def __init__(self) -> None:
+            self.counts = [0] * (len(_BUCKETS) + 1)
+            self.seconds = 0.0
+
+    def __init__(self) -> None:
+        self._series: dict[tuple[str, str, int], _Durations.Series] = {}
+        REGISTRY.register(self)
+
+    def observe(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Counts one request."""
+        series = self._series.get((method, route, status))
+        if series is None:
+            series = self._series[method, route, status] = self.Series()
+        series.counts[bisect_left(_BUCKETS, seconds)] += 1
+        series.seconds += seconds
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        """Gives what there is to scrape."""
+        family = HistogramMetricFamily(
+            "http_server_request_duration_seconds",
+            "Time from a request's first event to the end of its answer.",
+            labels=["http_request_method", "http_route", "http_response_status_code"],
+        )
+        bounds = [*map(floatToGoString, (*_BUCKETS, math.inf))]
+        for (method, route, status), series in [*self._series.items()]:
+            buckets = [*zip(bounds, accumulate(series.counts), strict=True)]
+            family.add_metric([method, route, str(status)], buckets, series.seconds)
+        yield family
+
+
+_durations = _Durations()
 active_requests = Gauge("http_server_active_requests", "Requests that are being answered.")
 payments_created = Counter("payments_created", "Payments made.")
 payments_consumed = Counter("payments_consumed", "Payments consumed.")
@@ -120,8 +165,7 @@ class AccessLine(msgspec.Struct):
 def observe(method: str, route: str, status: int, seconds: float, client: str | None) -> None:
     """Counts and logs one answered request."""
     known = method if method in METHODS else OTHER_METHOD
-    duration = _duration(known, route, status)
-    duration.observe(seconds)
+    _durations.observe(known, route, status, seconds)
     if _access.isEnabledFor(logging.INFO):
         milliseconds = round(seconds * 1000, 3)
         now = datetime.now(UTC)
@@ -130,11 +174,6 @@ def observe(method: str, route: str, status: int, seconds: float, client: str | 
             # A batch answers many requests in one turn of the event loop: one write for all.
             asyncio.get_running_loop().call_soon(_write_lines)
         _lines.append(msgspec.json.encode(line))
-
-
-@cache
-def _duration(method: str, route: str, status: int) -> Histogram:
-    return _durations.labels(method, route, status)
 
 
 _lines: list[bytes] = []
