@@ -22,8 +22,10 @@ from typing import NamedTuple
 
 import psutil
 
+import curves
 import generators
 import report
+import tables
 from generators import Figures
 from laptop import postgres
 from laptop.postgres import Cluster
@@ -55,23 +57,35 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="compare with the recorded ratios")
     check = parser.parse_args().check
-    with _cluster() as cluster, ExitStack() as stack:
-        servers = [*_servers(cluster, stack, check=check)]
-        for server in servers:
-            _fill(server)
-        kinds = KINDS[:2] if check else KINDS
-        samples = _measure(cluster, servers, kinds)
-        yardstick = None if check else _yardstick(cluster)
-    results = _results(servers, samples, yardstick)
-    if check:
-        return _compare(results, json.loads(RESULTS.read_text()))
+    generators.pin()
+    with cluster_for_bench() as cluster:
+        with ExitStack() as stack:
+            servers = [*_servers(cluster, stack, check=check)]
+            idle = {server.name: usage([server.pid]).rss_bytes for server in servers}
+            for server in servers:
+                _fill(server)
+            samples = _measure(cluster, servers, KINDS[:2] if check else KINDS)
+            results = _results(servers, idle, samples)
+            if check:
+                return _compare(results, json.loads(RESULTS.read_text()))
+            results["pgbench_rate"] = _yardstick(cluster)
+            pair = servers[:2]
+            results["latency"] = [
+                point
+                for server in pair
+                for point in curves.latency(server, report.rate(results, server.name, "create"))
+            ]
+            results["throughput"] = [*curves.throughput(pair)]
+        results["sizes"] = [*tables.sizes(cluster)]
+        results["list"] = tables.endless_list(cluster)
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    report.write(results)
+    report.write()
     return 0
 
 
 @contextmanager
-def _cluster() -> Iterator[Cluster]:
+def cluster_for_bench() -> Iterator[Cluster]:
+    """Runs a PostgreSQL of its own, in `BENCH_DIRECTORY` if that is set."""
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIRECTORY")) as directory:
         Path(directory).chmod(0o755)  # PostgreSQL is not root
         with Cluster(Path(directory) / "data", POSTGRESQL) as cluster:
@@ -122,7 +136,7 @@ def _measure(
 def _round(cluster: Cluster, server: Server, kind: str) -> Sample:
     last_id = 100 if server.page == "/list" else PAYMENTS
     before = usage([server.pid]), usage([cluster.pid])
-    figures = generators.wrk(server, kind, CONNECTIONS, ROUND_SECONDS, last_id)
+    figures = generators.wrk(server, kind, CONNECTIONS, ROUND_SECONDS, last_id=last_id)
     after = usage([server.pid]), usage([cluster.pid])
     own, postgresql = (
         (end.cpu_seconds - start.cpu_seconds) / figures.requests * 1e6
@@ -146,8 +160,8 @@ def _yardstick(cluster: Cluster) -> float:
 
 def _results(
     servers: list[Server],
+    idle: dict[str, int],
     samples: dict[tuple[str, str], list[Sample]],
-    yardstick: float | None,
 ) -> dict[str, object]:
     rows = [
         {
@@ -173,7 +187,7 @@ def _results(
         "rounds": ROUNDS,
         "round_seconds": ROUND_SECONDS,
         "ready_seconds": {server.name: round(server.ready_seconds, 2) for server in servers},
-        "pgbench_rate": yardstick,
+        "idle_rss_bytes": idle,
         "rows": rows,
     }
 

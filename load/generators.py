@@ -1,14 +1,21 @@
-"""Where the load comes from: wrk and pgbench.
+"""Where the load comes from: wrk, vegeta and pgbench.
 
 wrk is closed-model: so many connections, each of which asks again as soon as it is answered. It
 finds the most that a server can do, at little CPU of its own; its latencies are those of a server
-at its limit, and not of one at a given load.
+at its limit. vegeta is open-model: so many requests a second, whether those before are answered or
+not, as the world sends them; its latencies are those at a given load.
 """
 
+import csv
 import json
+import os
 import shutil
+import statistics
 import subprocess
 import tempfile
+import uuid
+from base64 import b64encode
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +23,13 @@ from servers import Server
 
 REQUESTS = Path(__file__).with_name("requests.lua")
 FIGURES = "figures "
+VEGETA = "github.com/tsenart/vegeta/v12@v12.13.0"
+BODY = '{"payment": 12345.67, "data": {"order": "A-1", "n": %d}}'
+CREATED = 201
+
+# Where there are cores to spare, the last quarter of them asks and the others answer.
+CORES = sorted(os.sched_getaffinity(0))
+ASKING = CORES[-(len(CORES) // 4) :] if len(CORES) >= 4 else []
 
 # What one client sends in a transaction of its own, as an application without a shared one would.
 INSERT = """
@@ -36,16 +50,74 @@ class Figures(NamedTuple):
     requests: int
 
 
-def wrk(server: Server, kind: str, connections: int, seconds: float, last_id: int = 1) -> Figures:
-    """Asks as fast as the server answers; `kind` is create, read or list."""
-    path = {"create": server.create, "read": server.read, "list": server.page}[kind]
+def pin() -> None:
+    """Keeps this process, and the servers it starts, off the cores of those that ask."""
+    os.sched_setaffinity(0, set(CORES) - set(ASKING))
+
+
+def wrk(
+    server: Server, kind: str, connections: int, seconds: float, *, last_id: int = 1, first: int = 0
+) -> Figures:
+    """Asks as fast as the server answers; `kind` is create, read, list or consume.
+
+    Consumes other payments, from 1 to `last_id`, for each `first`: as many as it gets done.
+    """
+    path = {"create": server.create, "list": server.page}.get(kind, server.read)
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "30s"]
-    command += ["-s", str(REQUESTS), server.url, "--", kind, server.key, path, str(last_id)]
-    output = _run(command)
+    command += ["-s", str(REQUESTS), server.url, "--", kind, server.key, path]
+    output = _run([*command, str(last_id), str(first)])
     line = next(line for line in output.splitlines() if line.startswith(FIGURES))
     figures = json.loads(line.removeprefix(FIGURES))
     seconds = figures.pop("seconds")
     return Figures(rate=figures["requests"] / seconds, **figures)
+
+
+def vegeta(server: Server, rate: int, seconds: float) -> Figures:
+    """Creates `rate` payments a second, whether those before are answered or not."""
+    with tempfile.TemporaryDirectory() as directory:
+        targets, answers = Path(directory, "targets"), Path(directory, "answers")
+        with targets.open("w") as file:
+            file.writelines(_creations(server, round(rate * seconds)))
+        command = [vegeta_program(), "attack", "-format=json", "-lazy", f"-targets={targets}"]
+        # Enough to keep asking a server that has fallen a second behind.
+        command += [f"-rate={rate}", f"-duration={seconds:g}s", "-timeout=30s", "-max-workers=4000"]
+        _run([*command, f"-output={answers}"])
+        table = _run([vegeta_program(), "encode", "-to", "csv", str(answers)])
+    codes, milliseconds, ends = [], [], []
+    for begin, code, latency, *_ in csv.reader(table.splitlines()):
+        codes.append(int(code))
+        milliseconds.append(int(latency) / 1e6)
+        ends.append(int(begin) + int(latency))
+    took = (max(ends) - min(ends)) / 1e9
+    cuts = statistics.quantiles(milliseconds, n=1000, method="inclusive")
+    failed = len(codes) - codes.count(CREATED)
+    return Figures(codes.count(CREATED) / took, failed, cuts[499], cuts[989], cuts[998], len(codes))
+
+
+def _creations(server: Server, count: int) -> Iterator[str]:
+    prefix = uuid.uuid4().hex
+    headers = {name: [value] for name, value in server.headers.items()}
+    for number in range(count):
+        target = {
+            "method": "POST",
+            "url": f"{server.url}{server.create}",
+            "header": {**headers, "Idempotency-Key": [f"{prefix}-{number}"]},
+            "body": b64encode((BODY % number).encode()).decode(),
+        }
+        yield json.dumps(target) + "\n"
+
+
+def vegeta_program() -> str:
+    """Returns the one on the PATH, or one built by Go and kept."""
+    if found := shutil.which("vegeta"):
+        return found
+    directory = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "payments-tools"
+    program = directory / "vegeta"
+    if not program.exists():
+        print(f"Building {VEGETA}", flush=True)
+        environment = {**os.environ, "GOBIN": str(directory), "GOFLAGS": "-mod=mod"}
+        subprocess.run([_find("go"), "install", VEGETA], env=environment, check=True)
+    return str(program)
 
 
 def pgbench(program: Path, url: str, clients: int, seconds: int) -> Figures:
@@ -63,9 +135,17 @@ def pgbench(program: Path, url: str, clients: int, seconds: int) -> Figures:
 
 
 def _run(command: list[str]) -> str:
-    if shutil.which(command[0]) is None:
-        raise SystemExit(f"{command[0]} is missing: install it, on Debian with apt-get install")
+    command[0] = _find(command[0])
+    if ASKING:
+        command = ["taskset", "--cpu-list", ",".join(map(str, ASKING)), *command]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode != 0:
-        raise SystemExit(f"{command[0]} failed:\n{result.stdout}{result.stderr}")
+        raise SystemExit(f"{command} failed:\n{result.stdout}{result.stderr}")
     return result.stdout
+
+
+def _find(program: str) -> str:
+    found = shutil.which(program)
+    if found is None:
+        raise SystemExit(f"{program} is missing: install it, on Debian with apt-get install")
+    return found

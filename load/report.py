@@ -1,10 +1,14 @@
-"""Writes what was measured into docs/performance.md, between its two marks."""
+"""Writes what was measured into docs/performance.md, between its marks, and its pictures."""
 
+import json
 from pathlib import Path
 from typing import Any
 
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
-BEGIN, END = "<!-- figures -->\n", "<!-- /figures -->"
+RESULTS = Path(__file__).parent / "results"
 
 NAMES = {
     "service": "**this service**",
@@ -13,21 +17,56 @@ NAMES = {
     "gunicorn_postgres": "(b) Flask, SQLAlchemy, gunicorn, PostgreSQL",
     "mvp": "(a) the MVP: Flask's own server, SQLAlchemy, SQLite",
 }
+LABELS = {"service": "this service", "fastapi_async": "(c) FastAPI"}
+COLORS = {"service": "tab:blue", "fastapi_async": "tab:orange"}
+TITLES_OF_SIZES = {
+    "create": "Create",
+    "read": "Read by id",
+    "list": "List, 100 from the middle",
+    "consume": "Consume",
+}
 TITLES = {"create": "Create", "read": "Read by id", "list": "List, 100 a page"}
+
+
+def rate(results: dict[str, Any], server: str, kind: str) -> float:
+    """Returns the server's requests a second."""
+    (row,) = [r for r in results["rows"] if r["server"] == server and r["kind"] == kind]
+    return float(row["rate"])
 
 
 def ratio(results: dict[str, Any], kind: str) -> float:
     """Returns how many times peer (c)'s rate the service's is."""
-    rates = {row["server"]: row["rate"] for row in results["rows"] if row["kind"] == kind}
-    return float(rates["service"] / rates["fastapi_async"])
+    return rate(results, "service", kind) / rate(results, "fastapi_async", kind)
 
 
-def write(results: dict[str, Any]) -> None:
-    """Replaces the figures of the page."""
+def write() -> None:
+    """Replaces the figures of the page and its pictures with what was last measured."""
     page = PAGE.read_text()
-    before, rest = page.split(BEGIN)
-    after = rest.split(END)[1]
-    PAGE.write_text(before + BEGIN + _figures(results) + END + after)
+    bench = json.loads((RESULTS / "bench.json").read_text())
+    soak = json.loads((RESULTS / "soak.json").read_text())
+    for name, text in {
+        "figures": _figures(bench),
+        "curves": _curves(bench),
+        "soak": _soak(soak),
+    }.items():
+        page = _replace(page, name, text)
+    PAGE.write_text(page)
+    with rc_context(
+        {"svg.hashsalt": "performance", "font.size": 9, "axes.grid": True, "grid.alpha": 0.3}
+    ):
+        for name, figure in {
+            "latency": _latency(bench),
+            "throughput": _throughput(bench),
+            "table-size": _sizes(bench),
+            "soak": _memory(soak),
+        }.items():
+            figure.savefig(PAGE.parent / f"performance-{name}.svg", metadata={"Date": None})
+
+
+def _replace(page: str, name: str, text: str) -> str:
+    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    before, rest = page.split(begin)
+    return before + begin + text + end + rest.split(end)[1]
 
 
 def _figures(results: dict[str, Any]) -> str:
@@ -64,3 +103,129 @@ def _figures(results: dict[str, Any]) -> str:
         f" {create['rate'] / results['pgbench_rate']:.1f} times as many payments.\n"
     )
     return "\n".join(lines)
+
+
+def _curves(results: dict[str, Any]) -> str:
+    part = 0.5
+    (half,) = [p for p in results["latency"] if p["server"] == "service" and p["part"] == part]
+    listed, small, large = results["list"], *_ends(results)
+    lines = [
+        (
+            f"At half of the most it can do, {half['asked']:,} creations a second, p50 is"
+            f" {half['p50_ms']:.1f} ms, p99 {half['p99_ms']:.1f} ms, p99.9"
+            f" {half['p999_ms']:.1f} ms.\n"
+        ),
+        "![Latency against load](performance-latency.svg)\n",
+        "![Throughput against connections](performance-throughput.svg)\n",
+        "Median latency of one request at a time, in ms, with so many rows in the table:\n",
+        "| | " + " | ".join(f"{rows:,}" for rows in _rows(results)) + " | largest to smallest |",
+        "|---|" + "---|" * (len(_rows(results)) + 1),
+    ]
+    for kind, title in TITLES_OF_SIZES.items():
+        cells = [f"{_p50(results, rows, kind):.2f}" for rows in _rows(results)]
+        factor = _p50(results, large, kind) / _p50(results, small, kind)
+        lines.append(f"| {title} | {' | '.join(cells)} | {factor:.2f} |")
+    lines += [
+        "\n![Median latency against the size of the table](performance-table-size.svg)\n",
+        (
+            f"`GET /list` of {listed['rows']:,} payments, {listed['bytes'] / 1e6:.0f} MB: the first"
+            f" byte after {listed['first_byte_ms']:.0f} ms, the last after"
+            f" {listed['seconds']:.0f} s; the service's memory went from"
+            f" {listed['idle_rss_bytes'] / 1e6:.0f} to {listed['most_rss_bytes'] / 1e6:.0f} MB.\n"
+        ),
+        (
+            f"From the start of its process the service is ready in"
+            f" {results['ready_seconds']['service']:.2f} s; it then has"
+            f" {results['idle_rss_bytes']['service'] / 1e6:.0f} MB of memory"
+            f" ((c): {results['idle_rss_bytes']['fastapi_async'] / 1e6:.0f} MB).\n"
+        ),
+    ]
+    return "\n".join(lines)
+
+
+def _rows(results: dict[str, Any]) -> list[int]:
+    return sorted({point["rows"] for point in results["sizes"]})
+
+
+def _ends(results: dict[str, Any]) -> tuple[int, int]:
+    rows = _rows(results)
+    return rows[0], rows[-1]
+
+
+def _p50(results: dict[str, Any], rows: int, kind: str) -> float:
+    (point,) = [p for p in results["sizes"] if p["rows"] == rows and p["kind"] == kind]
+    return float(point["p50_ms"])
+
+
+def _soak(results: dict[str, Any]) -> str:
+    return (
+        f"{results['date']}: {results['minutes']:g} minutes at {results['rate']:,} requests a"
+        f" second, {results['requests']:,} in all, {results['failed']} failed;"
+        f" p50 {results['p50_ms']:.1f} ms, p99 {results['p99_ms']:.1f} ms. After the first quarter"
+        f" memory grew by {results['slope_mb_a_minute']:.2f} MB a minute, descriptors by"
+        f" {results['descriptors_grew']}; of {results['rows']:,} rows never more than"
+        f" {results['most_dead_rows']:,} were dead.\n\n"
+        "![Memory over time](performance-soak.svg)\n"
+    )
+
+
+def _figure(title: str, x: str, y: str) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(6.4, 3.4), layout="constrained")
+    axes = figure.subplots()
+    axes.set(title=title, xlabel=x, ylabel=y)
+    return figure, axes
+
+
+def _latency(results: dict[str, Any]) -> Figure:
+    figure, axes = _figure("Creations, open model", "asked a second", "ms")
+    for server, color in COLORS.items():
+        points = [p for p in results["latency"] if p["server"] == server]
+        for field, style in {"p50_ms": "-", "p99_ms": "--", "p999_ms": ":"}.items():
+            label = f"{LABELS[server]} {field.removesuffix('_ms').replace('p999', 'p99.9')}"
+            axes.plot(
+                [p["asked"] for p in points],
+                [p[field] for p in points],
+                style,
+                marker=".",
+                color=color,
+                label=label,
+            )
+    axes.set(xscale="log", yscale="log")
+    axes.legend(ncols=2)
+    return figure
+
+
+def _throughput(results: dict[str, Any]) -> Figure:
+    figure, axes = _figure("Creations, closed model", "connections", "answered a second")
+    for server, color in COLORS.items():
+        points = [p for p in results["throughput"] if p["server"] == server]
+        axes.plot(
+            [p["connections"] for p in points],
+            [p["rate"] for p in points],
+            marker="o",
+            color=color,
+            label=LABELS[server],
+        )
+    axes.set(xscale="log", ylim=(0, None))
+    axes.legend()
+    return figure
+
+
+def _sizes(results: dict[str, Any]) -> Figure:
+    figure, axes = _figure("One request at a time", "rows in the table", "median, ms")
+    rows = _rows(results)
+    for kind, title in TITLES_OF_SIZES.items():
+        axes.plot(rows, [_p50(results, size, kind) for size in rows], marker="o", label=title)
+    axes.set(xscale="log", ylim=(0, None))
+    axes.legend()
+    return figure
+
+
+def _memory(results: dict[str, Any]) -> Figure:
+    figure, axes = _figure("Memory over time", "minutes", "MB")
+    axes.plot(
+        [sample["seconds"] / 60 for sample in results["samples"]],
+        [sample["rss_bytes"] / 1e6 for sample in results["samples"]],
+    )
+    axes.set(ylim=(0, None))
+    return figure

@@ -1,5 +1,10 @@
--- What wrk sends, and the figures it prints: `wrk … -s requests.lua URL -- KIND KEY PATH LAST_ID`.
--- create: a payment under a key of its own; read: any payment from 1 to LAST_ID; list: one page.
+-- What wrk sends, and the figures it prints:
+--   wrk … -s requests.lua URL -- KIND KEY PATH LAST_ID FIRST
+-- create: a payment under a key of its own; read: any payment from 1 to LAST_ID; list: one page;
+-- consume: a payment that no other FIRST, nor this one before, has met.
+
+-- A prime, so that its multiples meet each payment once, far from each other.
+local STRIDE = 1299709
 
 local thread_number = 0
 
@@ -11,13 +16,17 @@ end
 function init(arguments)
   kind, path, last_id = arguments[1], arguments[3], tonumber(arguments[4])
   wrk.headers["Authorization"] = "Bearer " .. arguments[2]
-  count = 0
+  count = tonumber(arguments[5])
   math.randomseed(number)
   if kind == "create" then
     wrk.method = "POST"
     wrk.headers["Content-Type"] = "application/json"
     -- A key is never used twice, also not by another run.
     prefix = string.format("%s-%d-", tostring({}):sub(8), os.time())
+  elseif kind == "consume" then
+    wrk.method = "PATCH"
+    wrk.headers["Content-Type"] = "application/json"
+    wrk.body = '{"status": "consumed"}'
   end
 end
 
@@ -29,6 +38,9 @@ function request()
     return wrk.format(nil, path, nil, body)
   elseif kind == "read" then
     return wrk.format(nil, (path:gsub("{id}", math.random(last_id))))
+  elseif kind == "consume" then
+    count = count + 1
+    return wrk.format(nil, (path:gsub("{id}", count * STRIDE % last_id + 1)))
   end
   return wrk.format(nil, path)
 end
