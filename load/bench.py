@@ -25,6 +25,7 @@ import psutil
 import curves
 import generators
 import report
+import scaling
 import tables
 from generators import Figures
 from laptop import postgres
@@ -76,6 +77,9 @@ def main() -> int:
                 for point in curves.latency(server, report.rate(results, server.name, "create"))
             ]
             results["throughput"] = [*curves.throughput(pair)]
+        # A quarter of what one process can do: four and the rest fit on two cores.
+        quarter = round(report.rate(results, "service", "create") / 4)
+        results["scaling"] = [*scaling.pods(cluster, quarter)]
         results["sizes"] = [*tables.sizes(cluster)]
         results["list"] = tables.endless_list(cluster)
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")

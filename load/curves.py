@@ -16,7 +16,7 @@ def latency(server: Server, most: float) -> Iterator[dict[str, object]]:
     """Yields a point for each load: what was asked a second, and how long the answers took."""
     for part in LOADS:
         rate = round(most * part)
-        figures = generators.vegeta(server, rate, LOAD_SECONDS)
+        figures = generators.vegeta([server], rate, LOAD_SECONDS)
         print(
             f"open model  {server.name:18}  {rate:6,} requests/s"
             f"  p50 {figures.p50_ms:.1f} ms  p99 {figures.p99_ms:.1f} ms",

@@ -15,7 +15,8 @@ import subprocess
 import tempfile
 import uuid
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,16 +73,14 @@ def wrk(
     return Figures(rate=figures["requests"] / seconds, **figures)
 
 
-def vegeta(server: Server, rate: int, seconds: float) -> Figures:
-    """Creates `rate` payments a second, whether those before are answered or not."""
+def vegeta(servers: Sequence[Server], rate: int, seconds: float) -> Figures:
+    """Creates `rate` payments a second in turns, whether those before are answered or not."""
     with tempfile.TemporaryDirectory() as directory:
         targets, answers = Path(directory, "targets"), Path(directory, "answers")
         with targets.open("w") as file:
-            file.writelines(_creations(server, round(rate * seconds)))
+            file.writelines(_creations(servers, round(rate * seconds)))
         command = [vegeta_program(), "attack", "-format=json", "-lazy", f"-targets={targets}"]
-        # Enough to keep asking a server that has fallen a second behind.
-        command += [f"-rate={rate}", f"-duration={seconds:g}s", "-timeout=30s", "-max-workers=4000"]
-        _run([*command, f"-output={answers}"])
+        _run([*command, *pace(rate, seconds), f"-output={answers}"])
         table = _run([vegeta_program(), "encode", "-to", "csv", str(answers)])
     codes, milliseconds, ends = [], [], []
     for begin, code, latency, *_ in csv.reader(table.splitlines()):
@@ -94,10 +93,10 @@ def vegeta(server: Server, rate: int, seconds: float) -> Figures:
     return Figures(codes.count(CREATED) / took, failed, cuts[499], cuts[989], cuts[998], len(codes))
 
 
-def _creations(server: Server, count: int) -> Iterator[str]:
+def _creations(servers: Sequence[Server], count: int) -> Iterator[str]:
     prefix = uuid.uuid4().hex
-    headers = {name: [value] for name, value in server.headers.items()}
-    for number in range(count):
+    for number, server in zip(range(count), cycle(servers), strict=False):
+        headers = {name: [value] for name, value in server.headers.items()}
         target = {
             "method": "POST",
             "url": f"{server.url}{server.create}",
@@ -105,6 +104,15 @@ def _creations(server: Server, count: int) -> Iterator[str]:
             "body": b64encode((BODY % number).encode()).decode(),
         }
         yield json.dumps(target) + "\n"
+
+
+def pace(rate: int, seconds: float) -> list[str]:
+    """Returns vegeta's options: over as many connections as a load balancer keeps, at the most.
+
+    What waits for one of them is late as well: its time is counted.
+    """
+    limits = ["-timeout=30s", "-max-connections=256", "-max-workers=20000"]
+    return [f"-rate={rate}", f"-duration={seconds:g}s", *limits]
 
 
 def vegeta_program() -> str:

@@ -1,14 +1,22 @@
 """Writes what was measured into docs/performance.md, between its marks, and its pictures."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
+from payments.config import Settings
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
 RESULTS = Path(__file__).parent / "results"
+
+# What the model of docs/scaling.md assumes.
+BUSY = 0.6  # so that one of two zones can be lost, or a minute be busier than its hour
+DATABASE_CORES = (2, 4, 8, 16, 32, 64)
+POOL_SIZE = Settings(database_url="").pool_size
 
 NAMES = {
     "service": "**this service**",
@@ -41,16 +49,17 @@ def ratio(results: dict[str, Any], kind: str) -> float:
 
 def write() -> None:
     """Replaces the figures of the page and its pictures with what was last measured."""
-    page = PAGE.read_text()
     bench = json.loads((RESULTS / "bench.json").read_text())
     soak = json.loads((RESULTS / "soak.json").read_text())
-    for name, text in {
-        "figures": _figures(bench),
-        "curves": _curves(bench),
-        "soak": _soak(soak),
-    }.items():
-        page = _replace(page, name, text)
-    PAGE.write_text(page)
+    for page, name, text in [
+        ("performance", "figures", _figures(bench)),
+        ("performance", "curves", _curves(bench)),
+        ("performance", "soak", _soak(soak)),
+        ("scaling", "pods", _pods(bench)),
+        ("scaling", "model", _model(bench)),
+    ]:
+        path = DOCS / f"{page}.md"
+        path.write_text(_replace(path.read_text(), name, text))
     with rc_context(
         {"svg.hashsalt": "performance", "font.size": 9, "axes.grid": True, "grid.alpha": 0.3}
     ):
@@ -60,7 +69,7 @@ def write() -> None:
             "table-size": _sizes(bench),
             "soak": _memory(soak),
         }.items():
-            figure.savefig(PAGE.parent / f"performance-{name}.svg", metadata={"Date": None})
+            figure.savefig(DOCS / f"performance-{name}.svg", metadata={"Date": None})
 
 
 def _replace(page: str, name: str, text: str) -> str:
@@ -167,6 +176,44 @@ def _soak(results: dict[str, Any]) -> str:
         f" {results['most_dead_rows']:,} were dead.\n\n"
         "![Memory over time](performance-soak.svg)\n"
     )
+
+
+def _pods(results: dict[str, Any]) -> str:
+    lines = [
+        f"{results['scaling'][0]['asked']:,} creations a second in all, asked by an open model:\n",
+        (
+            "| processes | rows a commit | CPU µs a row: service | CPU µs a row: PostgreSQL"
+            " | WAL bytes a row | p99 ms | failed |"
+        ),
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {point['pods']} | {point['rows_a_commit']:.1f} | {point['service_us']:.0f}"
+        f" | {point['postgresql_us']:.0f} | {point['wal_bytes']:.0f} | {point['p99_ms']:.1f}"
+        f" | {point['failed']} |"
+        for point in results["scaling"]
+    ]
+    return "\n".join([*lines, ""])
+
+
+def _model(results: dict[str, Any]) -> str:
+    (busy,) = [r for r in results["rows"] if r["server"] == "service" and r["kind"] == "create"]
+    wal = results["scaling"][0]["wal_bytes"]
+    lines = [
+        (
+            f"With {busy['service_us']:.0f} µs of the service and {busy['postgresql_us']:.0f} µs of"
+            f" PostgreSQL a creation at full load, {wal:.0f} bytes of WAL, and"
+            f" {BUSY:.0%} of a core kept busy:\n"
+        ),
+        "| cores of the database | creations/s | pods | connections | WAL MB/s |",
+        "|---|---|---|---|---|",
+    ]
+    for cores in DATABASE_CORES:
+        rate = cores * BUSY * 1e6 / busy["postgresql_us"]
+        pods = math.ceil(rate * busy["service_us"] / 1e6 / BUSY)
+        connections = pods * (POOL_SIZE + 1)  # one more for the pod's readiness
+        lines.append(f"| {cores} | {rate:,.0f} | {pods} | {connections} | {rate * wal / 1e6:.0f} |")
+    return "\n".join([*lines, ""])
 
 
 def _figure(title: str, x: str, y: str) -> tuple[Figure, Any]:

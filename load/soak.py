@@ -68,7 +68,7 @@ def _soak(cluster: Cluster, server: Server, rate: int, seconds: float) -> dict[s
     with tempfile.TemporaryDirectory(dir=cluster.data.parent) as directory:
         answers = Path(directory, "answers")
         command = [generators.vegeta_program(), "attack", "-format=json", "-lazy"]
-        command += [f"-rate={rate}", f"-duration={seconds:g}s", f"-output={answers}"]
+        command += [*generators.pace(rate, seconds), f"-output={answers}"]
         samples = []
         with subprocess.Popen(command, stdin=subprocess.PIPE) as attack:
             assert attack.stdin is not None  # noqa: S101
