@@ -26,6 +26,7 @@ import curves
 import generators
 import report
 import scaling
+import statements
 import tables
 from generators import Figures
 from laptop import postgres
@@ -82,17 +83,22 @@ def main() -> int:
         results["scaling"] = [*scaling.pods(cluster, quarter)]
         results["sizes"] = [*tables.sizes(cluster)]
         results["list"] = tables.endless_list(cluster)
+    # What looks at each statement costs something: elsewhere, and nothing else is measured there.
+    watched = cluster_for_bench(shared_preload_libraries="pg_stat_statements")
+    with watched as cluster, ExitStack() as stack:
+        servers = [*_servers(cluster, stack, check=False)][:-1]  # (a) has no PostgreSQL
+        results["statements"] = [*statements.creations(cluster, servers)]
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     report.write()
     return 0
 
 
 @contextmanager
-def cluster_for_bench() -> Iterator[Cluster]:
+def cluster_for_bench(**settings: str) -> Iterator[Cluster]:
     """Runs a PostgreSQL of its own, in `BENCH_DIRECTORY` if that is set."""
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIRECTORY")) as directory:
         Path(directory).chmod(0o755)  # PostgreSQL is not root
-        with Cluster(Path(directory) / "data", POSTGRESQL) as cluster:
+        with Cluster(Path(directory) / "data", POSTGRESQL | settings) as cluster:
             yield cluster
 
 

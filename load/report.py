@@ -55,6 +55,7 @@ def write() -> None:
         ("performance", "figures", _figures(bench)),
         ("performance", "curves", _curves(bench)),
         ("performance", "soak", _soak(soak)),
+        ("bottlenecks", "statements", _statements(bench)),
         ("scaling", "pods", _pods(bench)),
         ("scaling", "model", _model(bench)),
     ]:
@@ -176,6 +177,20 @@ def _soak(results: dict[str, Any]) -> str:
         f" {results['most_dead_rows']:,} were dead.\n\n"
         "![Memory over time](performance-soak.svg)\n"
     )
+
+
+def _statements(results: dict[str, Any]) -> str:
+    lines = [
+        "| | statement | calls | rows a call | ms | WAL, KB |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {NAMES[point['server']]} | `{point['statement']}` | {point['calls']:,.0f}"
+        f" | {point['rows_a_call']:.1f} | {point['milliseconds']:,.0f}"
+        f" | {point['wal_kilobytes']:,.0f} |"
+        for point in results["statements"]
+    ]
+    return "\n".join([*lines, ""])
 
 
 def _pods(results: dict[str, Any]) -> str:
