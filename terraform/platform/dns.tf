@@ -6,7 +6,8 @@ resource "aws_route53_zone" "this" {
   # checkov:skip=CKV2_AWS_39: who asked for a public name is no secret worth $0.50 a gigabyte
   for_each = var.domains
 
-  name = each.value
+  name          = each.value
+  force_destroy = true # with the records in it, which are external-dns's and remade in a minute
 }
 
 data "aws_route53_zone" "parent" {

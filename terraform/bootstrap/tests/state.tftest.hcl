@@ -58,6 +58,19 @@ run "the_state_refuses_plain_http" {
   }
 }
 
+run "the_state_takes_no_other_key" {
+  command = plan
+
+  assert {
+    condition = (
+      data.aws_iam_policy_document.state.statement[1].effect == "Deny" &&
+      toset(data.aws_iam_policy_document.state.statement[1].actions) == toset(["s3:PutObject"]) &&
+      { for c in data.aws_iam_policy_document.state.statement[1].condition : c.test => one(c.values) if c.variable == "s3:x-amz-server-side-encryption" } == { Null = "false", StringNotEquals = "aws:kms" }
+    )
+    error_message = "Who asks S3 for another encryption than the bucket's is refused."
+  }
+}
+
 run "images_cannot_be_replaced" {
   command = plan
 

@@ -2,6 +2,7 @@
 
 import copy
 import datetime
+import itertools
 import json
 from typing import Any
 
@@ -69,6 +70,18 @@ def test_more_load_costs_more(plans: cost.Plans) -> None:
     sums = [cost.totals(plans, "us-east-1", level)["production"] for level in cost.LEVELS]
     assert sums == sorted(sums)
     assert sums[0] < sums[2]
+
+
+def test_what_is_free_comes_off_once_and_never_below_nothing(plans: cost.Plans) -> None:
+    counted: dict[str, int] = {}
+    for place, level in itertools.product(plans, cost.LEVELS):
+        lines = cost.lines(plans[place], level)
+        for free in (line for line in lines if line.quantity < 0):
+            used = [line.quantity for line in lines if line.price == free.price]
+            most = cost.USAGE["free"][place][free.price]
+            assert sum(used) == pytest.approx(max(0, sum(used) - free.quantity - most))
+            counted[free.price] = counted.get(free.price, 0) + 1
+    assert set(counted.values()) == {len(cost.LEVELS)}
 
 
 def test_a_standby_doubles_the_database(plans: cost.Plans) -> None:

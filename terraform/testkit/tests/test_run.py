@@ -8,8 +8,10 @@ from testkit.workspace import TERRAFORM, places
 
 
 def _call(script: str, *arguments: str) -> tuple[int, str]:
-    command = [str(TERRAFORM / script), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    command = [f"terraform/{script}", *arguments]  # as the documents call it
+    done = subprocess.run(
+        command, cwd=TERRAFORM.parent, capture_output=True, text=True, timeout=60, check=False
+    )
     return done.returncode, done.stderr
 
 
