@@ -147,7 +147,6 @@ def _items(
             return [
                 (copies * HOURS, f"rds.{values['instance_class']}"),
                 (copies * values["allocated_storage"], "rds.gp3"),
-                (USAGE["backup_beyond_free_gb"][variables["name"]], "rds.backup"),
                 (1, "secretsmanager.secret"),
             ]
         case "aws_wafv2_web_acl":

@@ -44,7 +44,7 @@ run "somebody_hears_of_it" {
   command = plan
 
   assert {
-    condition     = var.name == "dev" || length(aws_sns_topic_subscription.alarms) > 0
+    condition     = !contains(["staging", "production"], var.name) || length(aws_sns_topic_subscription.alarms) > 0
     error_message = "Alarms of staging and production reach a person."
   }
 
@@ -58,7 +58,7 @@ run "staging_and_production_are_watched_from_outside" {
   command = plan
 
   assert {
-    condition     = length(aws_route53_health_check.this) == (var.name == "dev" ? 0 : 1)
+    condition     = length(aws_route53_health_check.this) == (contains(["staging", "production"], var.name) ? 1 : 0)
     error_message = "Staging and production are asked for /readyz from outside."
   }
 

@@ -77,8 +77,8 @@ run "backups_reach_back_as_far_as_promised" {
   command = plan
 
   assert {
-    condition     = aws_db_instance.this.backup_retention_period == { dev = 1, staging = 7, production = 35 }[var.name]
-    error_message = "Backups reach back 1 day in dev, 7 in staging and 35 in production."
+    condition     = aws_db_instance.this.backup_retention_period == lookup({ staging = 7, production = 35 }, var.name, 1)
+    error_message = "Backups reach back 7 days in staging, 35 in production, and 1 elsewhere."
   }
 }
 

@@ -18,16 +18,16 @@ mock_provider "aws" {
   }
 }
 
-run "the_certificate_covers_every_host" {
+run "every_host_has_a_certificate" {
   command = plan
 
   assert {
-    condition     = toset(concat([aws_acm_certificate.this.domain_name], tolist(aws_acm_certificate.this.subject_alternative_names))) == toset(values(var.domains))
-    error_message = "Every environment's host is on the certificate."
+    condition     = tomap({ for environment, c in aws_acm_certificate.this : environment => c.domain_name }) == tomap(var.domains)
+    error_message = "Every environment's host has a certificate of its own."
   }
 
   assert {
-    condition     = aws_acm_certificate.this.validation_method == "DNS" && toset(keys(aws_route53_record.validation)) == toset(values(var.domains))
+    condition     = alltrue([for c in aws_acm_certificate.this : c.validation_method == "DNS"]) && toset(keys(aws_route53_record.validation)) == toset(keys(var.domains)) && toset(keys(aws_acm_certificate_validation.this)) == toset(keys(var.domains))
     error_message = "It is validated, and renewed, by records that Terraform makes."
   }
 }
