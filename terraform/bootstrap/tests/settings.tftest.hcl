@@ -11,7 +11,17 @@ run "every_repository_of_an_owner_is_refused" {
   command = plan
 
   variables {
-    repository = "xpto/*"
+    repository = "xpto@1234567/*"
+  }
+
+  expect_failures = [var.repository]
+}
+
+run "a_name_that_others_may_get_is_refused" {
+  command = plan
+
+  variables {
+    repository = "xpto/payments"
   }
 
   expect_failures = [var.repository]
