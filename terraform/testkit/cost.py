@@ -128,7 +128,8 @@ def lines(plan: dict[str, Any], level: str) -> list[Line]:
         or _items(resource["type"], resource["values"], use, variables)
     ]
     bought = _bought_by_the_cluster(level, variables) if "cluster" in variables else []
-    return [*planned, *bought, *_free([*planned, *bought], variables)]
+    used = [*planned, *bought]
+    return [*used, *_free(used, variables)]
 
 
 def _items(

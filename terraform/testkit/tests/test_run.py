@@ -1,5 +1,6 @@
 """terraform/run and terraform/drain refuse what they cannot do, and say what they could."""
 
+import os
 import subprocess
 
 import pytest
@@ -27,6 +28,19 @@ def test_nothing_is_applied_that_was_not_planned() -> None:
     code, said = _call("run", "environment-dev", "apply")
     assert code == 1
     assert said == "No plan to apply: run terraform/run environment-dev plan, and read it\n"
+
+
+def test_opentofu_is_taken_where_it_is_named() -> None:
+    done = subprocess.run(
+        ["terraform/run", "environment-dev", "output", "-raw", "helm_values"],
+        cwd=TERRAFORM.parent,
+        env=os.environ | {"TERRAFORM": "echo"},  # says what it is called with
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout == "output -raw helm_values\n"
 
 
 def test_drain_asks_for_the_cluster() -> None:
