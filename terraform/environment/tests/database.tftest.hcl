@@ -105,12 +105,12 @@ run "connections_are_encrypted" {
   }
 }
 
-run "the_engine_is_postgresql_18_on_graviton" {
+run "the_engine_is_postgresql_18_or_newer_on_graviton" {
   command = plan
 
   assert {
-    condition     = aws_db_instance.this.engine == "postgres" && aws_db_instance.this.engine_version == "18" && aws_db_parameter_group.this.family == "postgres18"
-    error_message = "Engine and parameters are those of PostgreSQL 18."
+    condition     = aws_db_instance.this.engine == "postgres" && tonumber(aws_db_instance.this.engine_version) >= 18 && aws_db_parameter_group.this.family == "postgres${var.database.engine_version}"
+    error_message = "Engine and parameters are those of one PostgreSQL, 18 or newer."
   }
 
   assert {
@@ -123,7 +123,7 @@ run "changes_wait_for_the_maintenance_window" {
   command = plan
 
   assert {
-    condition     = !aws_db_instance.this.apply_immediately && aws_db_instance.this.auto_minor_version_upgrade && !aws_db_instance.this.allow_major_version_upgrade
+    condition     = !aws_db_instance.this.apply_immediately && aws_db_instance.this.auto_minor_version_upgrade && aws_db_instance.this.allow_major_version_upgrade == var.database.upgrade_ready
     error_message = "Minor versions come in the window, major ones when asked for, restarts never by surprise."
   }
 }
