@@ -181,7 +181,7 @@ INFRA_BIN := ../../.venv-infra/bin
 INFRA_LOCKS := terraform/testkit/requirements.lock terraform/testkit/requirements-bare.lock
 
 $(INFRA_STAMP): $(INFRA_LOCKS)
-	@terraform/testkit/install $@
+	@api/laptop/install $@ $^
 
 .PHONY: infra-test
 infra-test: $(INFRA_STAMP) ## Tests Terraform without an account: validity, promises, policies, faults, cost

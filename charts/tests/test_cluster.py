@@ -91,10 +91,12 @@ def test_the_kinds_of_eks_have_only_fields_that_it_knows(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CLUSTERS)
-def test_nodes_and_load_balancers_carry_the_tag_that_the_budget_counts(name: str) -> None:
+def test_what_the_cluster_buys_carries_the_tag_that_the_budget_counts(name: str) -> None:
     assert one(cluster(name), "NodeClass")["spec"]["tags"] == {"platform": name}
     tags = one(cluster(name), "IngressClassParams")["spec"]["tags"]
     assert tags == [{"key": "platform", "value": name}]
+    volumes = one(cluster(name), "StorageClass")["parameters"]
+    assert volumes["tagSpecification_1"] == f"platform={name}"
 
 
 @pytest.mark.parametrize("name", CLUSTERS)

@@ -28,15 +28,18 @@ locals {
   ci_roles = merge(
     {
       plan = {
+        boundary = aws_iam_policy.boundary.arn
         subjects = ["repo:${var.repository}:pull_request", "repo:${var.repository}:ref:refs/heads/main"]
         policies = { read = data.aws_iam_policy_document.read.json }
       }
       publish = {
+        boundary = aws_iam_policy.boundary.arn
         subjects = ["repo:${var.repository}:ref:refs/heads/main"]
         policies = { publish = data.aws_iam_policy_document.publish.json }
       }
     },
     { for place, p in local.places : "apply-${place}" => {
+      boundary = aws_iam_policy.platform_boundary[p.platform].arn
       subjects = ["repo:${var.repository}:environment:${p.github_environment}"]
       policies = {
         read  = data.aws_iam_policy_document.read.json
@@ -62,7 +65,7 @@ resource "aws_iam_role" "ci" {
   name                 = "payments-ci-${each.key}"
   description          = "GitHub Actions of ${var.repository}: ${each.key}"
   assume_role_policy   = data.aws_iam_policy_document.ci_trust[each.key].json
-  permissions_boundary = aws_iam_policy.boundary.arn
+  permissions_boundary = each.value.boundary
   max_session_duration = 3600 # one hour: a cluster is made in 15 minutes, a Multi-AZ database in 20
 }
 

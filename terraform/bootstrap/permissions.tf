@@ -19,7 +19,7 @@ locals {
     "logs:Describe*", "logs:ListTagsForResource",
     "rds:Describe*", "rds:ListTagsForResource",
     "route53:Get*", "route53:List*",
-    "s3:GetBucket*", "s3:GetEncryptionConfiguration", "s3:GetLifecycleConfiguration",
+    "s3:GetAccelerateConfiguration", "s3:GetBucket*", "s3:GetEncryptionConfiguration", "s3:GetLifecycleConfiguration", "s3:GetReplicationConfiguration",
     "secretsmanager:DescribeSecret",
     "sns:Get*", "sns:List*",
     "wafv2:Get*", "wafv2:List*",
@@ -118,7 +118,7 @@ locals {
         resources = ["arn:${local.partition}:route53:::healthcheck/*"]
       }
       Backup = {
-        actions   = ["backup:*", "backup-storage:MountCapsule"]
+        actions   = ["backup:*"]
         resources = ["arn:${local.partition}:backup:*:${local.account}:backup-vault:payments-{name}", "arn:${local.partition}:backup:${local.here}:backup-plan:*"]
       }
       # The platform's key, for the services that encrypt with it, and the key of the second region.
@@ -139,7 +139,7 @@ locals {
   # What AWS cannot bind to a resource that is not there yet.
   create = {
     platform    = ["kms:CreateKey", "route53:CreateHostedZone", "acm:RequestCertificate", "eks:CreateCluster"]
-    environment = ["kms:CreateKey", "route53:CreateHealthCheck", "backup:CreateBackupPlan", "ecr:GetAuthorizationToken"]
+    environment = ["kms:CreateKey", "route53:CreateHealthCheck", "backup:CreateBackupPlan", "backup-storage:MountCapsule", "ecr:GetAuthorizationToken"]
   }
 }
 
@@ -235,7 +235,7 @@ data "aws_iam_policy_document" "write" {
     condition {
       test     = "StringEquals"
       variable = "iam:PermissionsBoundary"
-      values   = [aws_iam_policy.boundary.arn]
+      values   = [aws_iam_policy.platform_boundary[each.value.platform].arn]
     }
   }
 

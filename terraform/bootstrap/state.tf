@@ -92,4 +92,30 @@ data "aws_iam_policy_document" "state" {
       values   = ["false"]
     }
   }
+
+  # What names no encryption gets the bucket's own key; another one would leave who may use that key
+  # without a say.
+  statement {
+    sid       = "OnlyTheBucketsKey"
+    effect    = "Deny"
+    actions   = ["s3:PutObject"]
+    resources = ["${aws_s3_bucket.state.arn}/*"]
+
+    principals {
+      type        = "*"
+      identifiers = ["*"]
+    }
+
+    condition {
+      test     = "Null"
+      variable = "s3:x-amz-server-side-encryption"
+      values   = ["false"]
+    }
+
+    condition {
+      test     = "StringNotEquals"
+      variable = "s3:x-amz-server-side-encryption"
+      values   = ["aws:kms"]
+    }
+  }
 }

@@ -11,12 +11,12 @@ variable "region" {
 }
 
 variable "repository" {
-  description = "GitHub repository whose workflows may take the pipeline's roles, as owner/name."
+  description = "GitHub repository whose workflows may take the pipeline's roles, as its tokens name it: owner@id/name@id. Names can be given to others, ids never are; repositories made before July 2026 have to ask for them (docs/infrastructure.md)."
   type        = string
 
   validation {
-    condition     = can(regex("^[A-Za-z0-9][A-Za-z0-9-]*/[A-Za-z0-9._-]+$", var.repository))
-    error_message = "repository must be owner/name, without a wildcard: it decides who can change production."
+    condition     = can(regex("^[A-Za-z0-9][A-Za-z0-9-]*@[0-9]+/[A-Za-z0-9._-]+@[0-9]+$", var.repository))
+    error_message = "repository must be owner@id/name@id, without a wildcard: it decides who can change production."
   }
 }
 

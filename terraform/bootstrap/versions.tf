@@ -12,10 +12,10 @@ terraform {
     }
   }
 
-  # Bucket, key and region come from ../run, one state a place. The very first apply has no bucket
+  # Bucket, key and region come from ../run, one state a place. `encrypt` is left out: it asks S3 for a
+  # key of its own, and so past the bucket's (state.tf). The very first apply has no bucket
   # yet: it starts on local state and moves it here.
   backend "s3" {
-    encrypt      = true
     use_lockfile = true
   }
 }

@@ -20,7 +20,7 @@ output "helm_values" {
 
 output "master_secret_arn" {
   description = "Where RDS keeps the administrator's password; `payments roles` needs it once."
-  value       = aws_db_instance.this.master_user_secret[0].secret_arn
+  value       = one(aws_db_instance.this.master_user_secret[*].secret_arn)
 }
 
 output "role_arns" {

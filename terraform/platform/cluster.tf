@@ -120,7 +120,7 @@ data "aws_iam_policy_document" "tags" {
   statement {
     actions = [
       "ec2:CreateFleet", "ec2:CreateLaunchTemplate", "ec2:CreateNetworkInterface", "ec2:CreateSecurityGroup",
-      "ec2:RunInstances", "elasticloadbalancing:CreateListener", "elasticloadbalancing:CreateLoadBalancer",
+      "ec2:CreateVolume", "ec2:RunInstances", "elasticloadbalancing:CreateListener", "elasticloadbalancing:CreateLoadBalancer",
       "elasticloadbalancing:CreateRule", "elasticloadbalancing:CreateTargetGroup",
     ]
     resources = ["*"]

@@ -1,12 +1,14 @@
-# A zone for each environment's host name, and one certificate for all of the platform's. The records
-# that point at the load balancer are made by external-dns (addons.tf) from ../../charts/payments.
+# A zone and a certificate for each environment's host name: one more replaces none that the load
+# balancer holds. The records that point at it are made by external-dns (addons.tf) from
+# ../../charts/payments.
 
 resource "aws_route53_zone" "this" {
   # checkov:skip=CKV2_AWS_38: DNSSEC needs a key in us-east-1 and a hand at the registrar; TLS already proves who answers
   # checkov:skip=CKV2_AWS_39: who asked for a public name is no secret worth $0.50 a gigabyte
   for_each = var.domains
 
-  name = each.value
+  name          = each.value
+  force_destroy = true # with the records in it, which are external-dns's and remade in a minute
 }
 
 data "aws_route53_zone" "parent" {
@@ -26,10 +28,11 @@ resource "aws_route53_record" "delegation" {
 }
 
 resource "aws_acm_certificate" "this" {
-  domain_name               = local.hosts[0]
-  subject_alternative_names = slice(local.hosts, 1, length(local.hosts))
-  validation_method         = "DNS"
-  key_algorithm             = "EC_prime256v1" # a third of RSA's handshake cost
+  for_each = var.domains
+
+  domain_name       = each.value
+  validation_method = "DNS"
+  key_algorithm     = "EC_prime256v1" # a third of RSA's handshake cost
 
   lifecycle {
     create_before_destroy = true
@@ -37,15 +40,15 @@ resource "aws_acm_certificate" "this" {
 }
 
 locals {
-  hosts      = sort(values(var.domains))
-  zone_of    = { for environment, host in var.domains : host => aws_route53_zone.this[environment].zone_id }
-  validation = { for option in aws_acm_certificate.this.domain_validation_options : option.domain_name => option }
+  validation = { for environment, certificate in aws_acm_certificate.this : environment => one([
+    for option in certificate.domain_validation_options : option if option.domain_name == var.domains[environment]
+  ]) }
 }
 
 resource "aws_route53_record" "validation" {
-  for_each = local.zone_of
+  for_each = var.domains
 
-  zone_id = each.value
+  zone_id = aws_route53_zone.this[each.key].zone_id
   name    = local.validation[each.key].resource_record_name
   type    = local.validation[each.key].resource_record_type
   ttl     = 300
@@ -54,8 +57,10 @@ resource "aws_route53_record" "validation" {
 
 # Waits until the zones are really delegated: without it the load balancer would be made without TLS.
 resource "aws_acm_certificate_validation" "this" {
-  certificate_arn         = aws_acm_certificate.this.arn
-  validation_record_fqdns = [for record in aws_route53_record.validation : record.fqdn]
+  for_each = aws_acm_certificate.this
+
+  certificate_arn         = each.value.arn
+  validation_record_fqdns = [aws_route53_record.validation[each.key].fqdn]
 
   depends_on = [aws_route53_record.delegation]
 }

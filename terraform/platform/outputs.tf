@@ -16,7 +16,7 @@ output "helm_values" {
       securityGroupTags = { "aws:eks:cluster-name" = aws_eks_cluster.this.name }
     }
     loadBalancer = {
-      certificateArns = [aws_acm_certificate_validation.this.certificate_arn]
+      certificateArns = [for certificate in aws_acm_certificate_validation.this : certificate.certificate_arn]
     }
   })
 }

@@ -14,7 +14,6 @@ terraform {
   }
 
   backend "s3" {
-    encrypt      = true
     use_lockfile = true
   }
 }
@@ -39,5 +38,5 @@ locals {
   name      = "payments-${var.name}"
   account   = data.aws_caller_identity.current.account_id
   partition = data.aws_partition.current.partition
-  boundary  = "arn:${local.partition}:iam::${local.account}:policy/payments-boundary" # ../bootstrap/boundary.tf
+  boundary  = "arn:${local.partition}:iam::${local.account}:policy/payments-boundary-${var.name}" # ../bootstrap/boundary.tf
 }

@@ -1,5 +1,5 @@
 region       = "us-east-1"
-repository   = "xpto/payments"
+repository   = "xpto@1234567/payments@890123456"
 state_bucket = "xpto-payments-state"
 
 platforms = {

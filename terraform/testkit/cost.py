@@ -79,7 +79,7 @@ HOURS = PRICES["hours_a_month"]
 # What every resource of a type costs, whatever its settings.
 FLAT: dict[str, list[tuple[float, str]]] = {
     "aws_backup_plan": [
-        (USAGE["backup_copies_gb"], "rds.backup"),
+        (USAGE["backup_here_gb"] + USAGE["backup_copies_gb"], "rds.backup"),
         (USAGE["backup_copies_gb"] / 3, "data.other_region"),  # copies are kept for three months
     ],
     "aws_cloudwatch_metric_alarm": [(1, "cloudwatch.alarm")],
@@ -128,7 +128,8 @@ def lines(plan: dict[str, Any], level: str) -> list[Line]:
         or _items(resource["type"], resource["values"], use, variables)
     ]
     bought = _bought_by_the_cluster(level, variables) if "cluster" in variables else []
-    return [*planned, *bought]
+    used = [*planned, *bought]
+    return [*used, *_free(used, variables)]
 
 
 def _items(
@@ -147,7 +148,6 @@ def _items(
             return [
                 (copies * HOURS, f"rds.{values['instance_class']}"),
                 (copies * values["allocated_storage"], "rds.gp3"),
-                (USAGE["backup_beyond_free_gb"][variables["name"]], "rds.backup"),
                 (1, "secretsmanager.secret"),
             ]
         case "aws_wafv2_web_acl":
@@ -178,6 +178,16 @@ def _bought_by_the_cluster(level: str, variables: dict[str, Any]) -> Iterator[Li
     yield Line("load balancer (Ingress)", lcu * HOURS, "alb.lcu")
     yield Line("load balancer (Ingress)", zones * HOURS, "vpc.public_ipv4")
     yield Line("answers to clients", use["out_gb"] * cluster["traffic_share"], "data.out")
+    between = 2 * use["zone_gb"] * cluster["traffic_share"]  # paid for on both sides
+    yield Line("traffic between zones", between, "data.zone")
+
+
+def _free(used: list[Line], variables: dict[str, Any]) -> Iterator[Line]:
+    """What AWS takes off the bill of every account; USAGE says which place it is counted to."""
+    place = f"{'platform' if 'cluster' in variables else 'environment'}-{variables.get('name')}"
+    for price, most in USAGE["free"].get(place, {}).items():
+        quantity = sum(line.quantity for line in used if line.price == price)
+        yield Line("free in every account", -min(most, quantity), price)
 
 
 def platform_of(place: str, plans: Plans) -> str:
@@ -316,7 +326,10 @@ def _prices() -> str:
     rows = []
     for name, row in PRICES["prices"].items():
         there = "not there" if row["sa-east-1"] is None else f"{row['sa-east-1']:g}"
-        rows.append(f"- `{name}`: {row['us-east-1']:g} / {there} a {row['unit']}. {row['source']}")
+        checked = f" Checked: {row['checked']}." if "checked" in row else ""
+        rows.append(
+            f"- `{name}`: {row['us-east-1']:g} / {there} a {row['unit']}.{checked} {row['source']}"
+        )
     return "\n".join(rows)
 
 
@@ -328,6 +341,7 @@ def page(plans: Plans) -> str:
         warn_days=CALENDAR["warn_days"],
         prices_note=PRICES["note"],
         usage_note=USAGE["note"],
+        free_why=USAGE["free_why"],
         backup_why=USAGE["backup_why"],
         control_plane_log_gb=USAGE["control_plane_log_gb"],
         summary=_summary(plans),

@@ -2,7 +2,10 @@
 # ../../testkit/tests.
 
 mock_provider "aws" {
-  source = "./tests/aws"
+  # Values of the right form, so that the real provider takes them too.
+  mock_data "aws_caller_identity" { defaults = { account_id = "123456789012" } }
+  mock_data "aws_partition" { defaults = { partition = "aws" } }
+  mock_data "aws_iam_policy_document" { defaults = { json = "{}" } } # decoded in ../../testkit/tests
 }
 
 run "each_role_trusts_exact_subjects" {
@@ -10,13 +13,13 @@ run "each_role_trusts_exact_subjects" {
 
   assert {
     condition = { for role, d in data.aws_iam_policy_document.ci_trust : role => one([for c in d.statement[0].condition : toset(c.values) if endswith(c.variable, ":sub")]) } == {
-      plan                         = toset(["repo:xpto/payments:pull_request", "repo:xpto/payments:ref:refs/heads/main"])
-      publish                      = toset(["repo:xpto/payments:ref:refs/heads/main"])
-      apply-platform-nonprod       = toset(["repo:xpto/payments:environment:platform-nonprod"])
-      apply-platform-production    = toset(["repo:xpto/payments:environment:platform-production"])
-      apply-environment-dev        = toset(["repo:xpto/payments:environment:dev"])
-      apply-environment-staging    = toset(["repo:xpto/payments:environment:staging"])
-      apply-environment-production = toset(["repo:xpto/payments:environment:production"])
+      plan                         = toset(["repo:xpto@1234567/payments@890123456:pull_request", "repo:xpto@1234567/payments@890123456:ref:refs/heads/main"])
+      publish                      = toset(["repo:xpto@1234567/payments@890123456:ref:refs/heads/main"])
+      apply-platform-nonprod       = toset(["repo:xpto@1234567/payments@890123456:environment:platform-nonprod"])
+      apply-platform-production    = toset(["repo:xpto@1234567/payments@890123456:environment:platform-production"])
+      apply-environment-dev        = toset(["repo:xpto@1234567/payments@890123456:environment:dev"])
+      apply-environment-staging    = toset(["repo:xpto@1234567/payments@890123456:environment:staging"])
+      apply-environment-production = toset(["repo:xpto@1234567/payments@890123456:environment:production"])
     }
     error_message = "A role trusts this repository's branch or environment, and nothing that looks like it."
   }

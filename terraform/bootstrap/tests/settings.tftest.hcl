@@ -1,14 +1,27 @@
 # What variables.tf refuses.
 
 mock_provider "aws" {
-  source = "./tests/aws"
+  # Values of the right form, so that the real provider takes them too.
+  mock_data "aws_caller_identity" { defaults = { account_id = "123456789012" } }
+  mock_data "aws_partition" { defaults = { partition = "aws" } }
+  mock_data "aws_iam_policy_document" { defaults = { json = "{}" } } # decoded in ../../testkit/tests
 }
 
 run "every_repository_of_an_owner_is_refused" {
   command = plan
 
   variables {
-    repository = "xpto/*"
+    repository = "xpto@1234567/*"
+  }
+
+  expect_failures = [var.repository]
+}
+
+run "a_name_that_others_may_get_is_refused" {
+  command = plan
+
+  variables {
+    repository = "xpto/payments"
   }
 
   expect_failures = [var.repository]

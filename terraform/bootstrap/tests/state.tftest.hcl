@@ -1,7 +1,10 @@
 # What state.tf, encryption.tf and registry.tf promise.
 
 mock_provider "aws" {
-  source = "./tests/aws"
+  # Values of the right form, so that the real provider takes them too.
+  mock_data "aws_caller_identity" { defaults = { account_id = "123456789012" } }
+  mock_data "aws_partition" { defaults = { partition = "aws" } }
+  mock_data "aws_iam_policy_document" { defaults = { json = "{}" } } # decoded in ../../testkit/tests
 }
 
 run "the_state_is_encrypted_and_versioned" {
@@ -52,6 +55,19 @@ run "the_state_refuses_plain_http" {
       one(data.aws_iam_policy_document.state.statement[0].condition).variable == "aws:SecureTransport"
     )
     error_message = "Requests without TLS are denied."
+  }
+}
+
+run "the_state_takes_no_other_key" {
+  command = plan
+
+  assert {
+    condition = (
+      data.aws_iam_policy_document.state.statement[1].effect == "Deny" &&
+      toset(data.aws_iam_policy_document.state.statement[1].actions) == toset(["s3:PutObject"]) &&
+      { for c in data.aws_iam_policy_document.state.statement[1].condition : c.test => one(c.values) if c.variable == "s3:x-amz-server-side-encryption" } == { Null = "false", StringNotEquals = "aws:kms" }
+    )
+    error_message = "Who asks S3 for another encryption than the bucket's is refused."
   }
 }
 

@@ -1,7 +1,21 @@
 # What cluster.tf, addons.tf and encryption.tf promise.
 
 mock_provider "aws" {
-  source = "./tests/aws"
+  # Values of the right form, so that the real provider takes them too.
+  mock_data "aws_caller_identity" { defaults = { account_id = "123456789012" } }
+  mock_data "aws_partition" { defaults = { partition = "aws" } }
+  mock_data "aws_iam_policy_document" { defaults = { json = "{}" } } # decoded in ../../testkit/tests
+  mock_data "aws_ssm_parameter" { defaults = { value = "ami-0123456789abcdef0" } }
+  mock_data "aws_route53_zone" { defaults = { zone_id = "Z0123456789ABCDEFGHIJ" } }
+  mock_resource "aws_acm_certificate" {
+    defaults = {
+      domain_validation_options = [
+        { domain_name = "dev.payments.xpto.example", resource_record_name = "_1", resource_record_type = "CNAME", resource_record_value = "_2" },
+        { domain_name = "staging.payments.xpto.example", resource_record_name = "_1", resource_record_type = "CNAME", resource_record_value = "_2" },
+        { domain_name = "payments.xpto.example", resource_record_name = "_1", resource_record_type = "CNAME", resource_record_value = "_2" },
+      ]
+    }
+  }
 }
 
 run "auto_mode_is_on_as_a_whole" {
@@ -105,7 +119,7 @@ run "roles_have_what_auto_mode_needs_and_no_more" {
   }
 
   assert {
-    condition     = alltrue([for role in concat([aws_iam_role.cluster, aws_iam_role.node, aws_iam_role.external_dns], aws_iam_role.flow) : endswith(role.permissions_boundary, ":policy/payments-boundary")])
+    condition     = alltrue([for role in concat([aws_iam_role.cluster, aws_iam_role.node, aws_iam_role.external_dns], aws_iam_role.flow) : endswith(role.permissions_boundary, ":policy/payments-boundary-${var.name}")])
     error_message = "Every role carries the boundary."
   }
 }

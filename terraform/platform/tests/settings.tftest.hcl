@@ -1,7 +1,21 @@
 # What variables.tf refuses, whatever the place.
 
 mock_provider "aws" {
-  source = "./tests/aws"
+  # Values of the right form, so that the real provider takes them too.
+  mock_data "aws_caller_identity" { defaults = { account_id = "123456789012" } }
+  mock_data "aws_partition" { defaults = { partition = "aws" } }
+  mock_data "aws_iam_policy_document" { defaults = { json = "{}" } } # decoded in ../../testkit/tests
+  mock_data "aws_ssm_parameter" { defaults = { value = "ami-0123456789abcdef0" } }
+  mock_data "aws_route53_zone" { defaults = { zone_id = "Z0123456789ABCDEFGHIJ" } }
+  mock_resource "aws_acm_certificate" {
+    defaults = {
+      domain_validation_options = [
+        { domain_name = "dev.payments.xpto.example", resource_record_name = "_1", resource_record_type = "CNAME", resource_record_value = "_2" },
+        { domain_name = "staging.payments.xpto.example", resource_record_name = "_1", resource_record_type = "CNAME", resource_record_value = "_2" },
+        { domain_name = "payments.xpto.example", resource_record_name = "_1", resource_record_type = "CNAME", resource_record_value = "_2" },
+      ]
+    }
+  }
 }
 
 run "an_api_for_everyone_is_refused" {
@@ -38,8 +52,8 @@ run "a_host_outside_the_parent_zone_is_refused" {
   command = plan
 
   variables {
-    domains       = { dev = "dev.elsewhere.example" }
-    parent_domain = "payments.xpto.example"
+    domains       = { dev = "dev.payments.xpto.example" }
+    parent_domain = "elsewhere.example"
   }
 
   expect_failures = [var.parent_domain]

@@ -30,6 +30,12 @@ class Life:
         """Returns the values of the managed resources, by address."""
         return self._instances("managed", type_)
 
+    def data(self, address: str) -> dict[str, Any]:
+        """Returns the values of a data source."""
+        resources = self.state["values"]["root_module"]["resources"]
+        values: dict[str, Any] = next(r["values"] for r in resources if r["address"] == address)
+        return values
+
     def documents(self) -> dict[str, dict[str, Any]]:
         """Returns the values of the policy documents, by address."""
         return self._instances("data", "aws_iam_policy_document")

@@ -32,3 +32,14 @@ def test_the_charts_are_tested_with_what_helm_is_told(life: Life) -> None:
     told = yaml.safe_load(life.state["values"]["outputs"]["helm_values"]["value"])
     example = yaml.safe_load((EXAMPLES / f"{life.place}.yaml").read_text())
     assert _leaves(told) == _leaves(example)
+
+
+@at("environment")
+def test_the_service_is_told_where_the_load_balancer_and_the_database_are(life: Life) -> None:
+    """A network policy with the two exchanged would shut the service off from both."""
+    told = yaml.safe_load(life.state["values"]["outputs"]["helm_values"]["value"])["networkPolicy"]
+    for name, tier in {"clients": "public", "database": "database"}.items():
+        subnets = life.data(f"data.aws_subnets.{tier}")
+        assert subnets["tags"] == {"tier": tier}
+        networks = [life.data(f'data.aws_subnet.this["{i}"]')["cidr_block"] for i in subnets["ids"]]
+        assert [block["ipBlock"]["cidr"] for block in told[name]] == networks

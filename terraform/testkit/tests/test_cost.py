@@ -2,6 +2,7 @@
 
 import copy
 import datetime
+import itertools
 import json
 from typing import Any
 
@@ -42,12 +43,16 @@ def test_a_platform_above_its_budget_stops_the_build(plans: cost.Plans) -> None:
 def test_a_cluster_near_extended_support_stops_the_build(
     plans: cost.Plans, days_before: int, stops: bool
 ) -> None:
-    end = datetime.date.fromisoformat(cost.CALENDAR["end_of_standard_support"]["1.36"])
+    clusters = (
+        p["variables"]["cluster"]["value"] for p in plans.values() if "cluster" in p["variables"]
+    )
+    ends = (cost.CALENDAR["end_of_standard_support"][cluster["version"]] for cluster in clusters)
+    end = datetime.date.fromisoformat(min(ends))
     day = end - datetime.timedelta(days=days_before)
     if not stops:
         cost.check(plans, day)
         return
-    with pytest.raises(cost.CostError, match=r"standard support of EKS 1\.36 ends on"):
+    with pytest.raises(cost.CostError, match=f"standard support of EKS .* ends on {end}"):
         cost.check(plans, day)
 
 
@@ -69,6 +74,19 @@ def test_more_load_costs_more(plans: cost.Plans) -> None:
     sums = [cost.totals(plans, "us-east-1", level)["production"] for level in cost.LEVELS]
     assert sums == sorted(sums)
     assert sums[0] < sums[2]
+
+
+def test_what_is_free_comes_off_once_and_never_below_nothing(plans: cost.Plans) -> None:
+    counted: dict[str, int] = {}
+    for place, level in itertools.product(plans, cost.LEVELS):
+        lines = cost.lines(plans[place], level)
+        for free in (line for line in lines if line.resource == "free in every account"):
+            used = [line.quantity for line in lines if line.price == free.price]
+            most = cost.USAGE["free"][place][free.price]
+            assert sum(used) == pytest.approx(max(0, sum(used) - free.quantity - most))
+            counted[free.price] = counted.get(free.price, 0) + 1
+    once = [price for free in cost.USAGE["free"].values() for price in free]
+    assert counted == dict.fromkeys(once, len(cost.LEVELS))
 
 
 def test_a_standby_doubles_the_database(plans: cost.Plans) -> None:

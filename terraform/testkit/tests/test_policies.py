@@ -1,9 +1,13 @@
 """Least privilege, read from the policy documents as IAM gets them."""
 
 import json
+import re
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
+from functools import cache
 from typing import Any
+
+from policy_sentry.querying.actions import get_action_data, get_actions_for_service
 
 from testkit.provider import ACCOUNT
 from testkit.tests.conftest import Life, at
@@ -14,7 +18,7 @@ everywhere = at(*ROOTS)
 Statement = dict[str, Any]
 
 # A boundary grants nothing, and a key's policy speaks of that key: `*` is how AWS has both written.
-BOUNDARY = "data.aws_iam_policy_document.boundary"
+BOUNDARIES = ("data.aws_iam_policy_document.boundary", "data.aws_iam_policy_document.platform_")
 KEY = "data.aws_iam_policy_document.key"
 
 INLINE_LIMIT = 10240  # characters of all inline policies of a role
@@ -41,7 +45,7 @@ def test_nobody_may_do_everything_with_everything(life: Life) -> None:
     too_wide = [
         (address, action)
         for address, statement in statements(life)
-        if statement["Effect"] == "Allow" and address not in {BOUNDARY, KEY}
+        if statement["Effect"] == "Allow" and not address.startswith((*BOUNDARIES, KEY))
         for action in _many(statement["Action"])
         if action.endswith("*")
         and "*" in _many(statement.get("Resource", []))
@@ -76,12 +80,119 @@ def test_a_policy_fits_into_iam(life: Life) -> None:
 @everywhere
 def test_every_role_carries_the_boundary(life: Life) -> None:
     boundary = f"arn:aws:iam::{ACCOUNT}:policy/payments-boundary"
-    unbound = [
-        address
-        for address, role in life.resources("aws_iam_role").items()
-        if role["permissions_boundary"] != boundary
+    for address, role in life.resources("aws_iam_role").items():
+        platform = role["tags_all"].get("platform") or _applied_by(role["name"])
+        expected = f"{boundary}-{platform}" if platform else boundary
+        assert role["permissions_boundary"] == expected, address
+
+
+def _applied_by(role: str) -> str:
+    """The platform that a role of the pipeline applies; empty for one that serves all."""
+    if "-apply-" not in role:
+        return ""
+    return "production" if role.endswith("-production") else "nonprod"
+
+
+@at("bootstrap", "environment")  # what ../../platform grants is on ARNs that the stand-in made up
+def test_every_action_exists_and_takes_the_resources_that_are_named(life: Life) -> None:
+    """What is granted on a resource that the action does not know is granted in vain."""
+    for address, statement in statements(life):
+        for wanted in set(_many(statement.get("Action", []))) - {"*"}:
+            actions = _actions(wanted.lower())
+            assert actions, f"{address}: {wanted}"
+            named = _many(statement.get("Resource", "*"))
+            if statement["Effect"] == "Allow" and "*" not in named:
+                known = {arn for action in actions for arn in _resources(action)}
+                assert any(_overlap(a, b) for a in named for b in known), f"{address}: {wanted}"
+
+
+@cache
+def _actions(wanted: str) -> list[str]:
+    service = wanted.split(":", maxsplit=1)[0]
+    return [action for action in _actions_of(service) if fnmatchcase(action, wanted)]
+
+
+@cache
+def _actions_of(service: str) -> list[str]:
+    known = get_actions_for_service(service)
+    return sorted(action.lower() for action in known)
+
+
+@cache
+def _resources(action: str) -> list[str]:
+    """The ARNs that an action can be bound to, `*` in place of every name."""
+    service, name = action.split(":")
+    formats = (row["resource_arn_format"] for row in get_action_data(service, name)[service])
+    return [re.sub(r"\$\{\w+\}", "*", arn) for arn in formats if arn != "*"]
+
+
+@cache
+def _overlap(one: str, other: str) -> bool:
+    """Whether some text matches both patterns, in which `*` is the only wildcard."""
+    if not one or not other:
+        return set(one + other) <= {"*"}
+    if one[0] == "*":
+        return _overlap(one[1:], other) or _overlap(one, other[1:])
+    if other[0] == "*":
+        return _overlap(other, one)
+    return one[0] == other[0] and _overlap(one[1:], other[1:])
+
+
+@at("bootstrap")
+def test_a_role_that_a_place_makes_stays_on_its_platform(life: Life) -> None:
+    """Dev's pipeline writes policies for dev's roles, and may write `*` into them."""
+    theirs = {"platform": "production"}
+    state = "arn:aws:s3:::xpto-payments-state"
+    reached = [
+        ("rds:DeleteDBInstance", f"arn:aws:rds:us-east-1:{ACCOUNT}:db:payments-production", theirs),
+        ("kms:Decrypt", f"arn:aws:kms:us-east-1:{ACCOUNT}:key/1", theirs),
+        ("ec2:DeleteVpc", f"arn:aws:ec2:us-east-1:{ACCOUNT}:vpc/vpc-1", theirs),
+        ("backup:DeleteBackupPlan", f"arn:aws:backup:us-east-1:{ACCOUNT}:backup-plan:1", theirs),
+        ("s3:PutObject", f"{state}/environment-production.tfstate", {}),
+        ("s3:PutObject", f"{state}/bootstrap.tfstate", {}),
+        ("secretsmanager:GetSecretValue", "arn:aws:secretsmanager:::secret:rds!db-1", {}),
+        ("sts:AssumeRole", f"arn:aws:iam::{ACCOUNT}:role/payments-production-app", theirs),
+        ("iam:PutRolePolicy", f"arn:aws:iam::{ACCOUNT}:role/payments-ci-plan", {}),
     ]
-    assert unbound == []
+    own = [
+        ("rds:DeleteDBInstance", "arn:aws:rds:::db:payments-dev", {"platform": "nonprod"}),
+        ("s3:PutObject", f"{state}/environment-dev.tfstate.tflock", {}),
+        ("ecr:BatchGetImage", "arn:aws:ecr:::repository/payments", {"project": "payments"}),
+    ]
+    boundary = policy(life, 'aws_iam_policy.platform_boundary["nonprod"]')
+    assert [call for call in reached if not _denied(boundary, *call)] == []
+    assert [call for call in own if _denied(boundary, *call)] == []
+
+
+def _denied(document: list[Statement], action: str, resource: str, tags: dict[str, str]) -> bool:
+    return any(
+        statement["Effect"] == "Deny"
+        and any(fnmatchcase(action, a) for a in _many(statement["Action"]))
+        and _speaks_of(statement, resource)
+        and _holds(statement.get("Condition", {}), tags)
+        for statement in document
+    )
+
+
+def _speaks_of(statement: Statement, resource: str) -> bool:
+    if "NotResource" in statement:
+        return not any(fnmatchcase(resource, r) for r in _many(statement["NotResource"]))
+    return any(fnmatchcase(resource, r) for r in _many(statement["Resource"]))
+
+
+def _holds(condition: dict[str, dict[str, str]], tags: dict[str, str]) -> bool:
+    for test, variables in condition.items():
+        for variable, expected in variables.items():
+            value = tags.get(variable.removeprefix("aws:ResourceTag/"))
+            if test == "Null":
+                holds = (value is None) == (expected == "true")
+            elif test == "StringNotEquals":
+                holds = value != expected
+            else:
+                raise NotImplementedError(test)
+            if not holds:
+                return False
+    return True
 
 
 @at("environment")
@@ -120,7 +231,8 @@ def test_external_dns_changes_its_own_zones_only(life: Life) -> None:
 def test_the_cluster_buys_with_its_own_platforms_tag(life: Life) -> None:
     """Its budget counts by the tag, which EKS's own policies would refuse."""
     (statement,) = policy(life, "aws_iam_role_policy.tags")
-    bought = {"ec2:CreateFleet", "ec2:RunInstances", "elasticloadbalancing:CreateLoadBalancer"}
+    bought = {"ec2:CreateFleet", "ec2:CreateVolume", "ec2:RunInstances"}
+    bought |= {"elasticloadbalancing:CreateLoadBalancer"}
     assert bought <= set(_many(statement["Action"]))
     assert statement["Condition"] == {
         "StringEquals": {

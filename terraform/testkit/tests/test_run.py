@@ -8,8 +8,10 @@ from testkit.workspace import TERRAFORM, places
 
 
 def _call(script: str, *arguments: str) -> tuple[int, str]:
-    command = [str(TERRAFORM / script), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    command = [f"terraform/{script}", *arguments]  # as the documents call it
+    done = subprocess.run(
+        command, cwd=TERRAFORM.parent, capture_output=True, text=True, timeout=60, check=False
+    )
     return done.returncode, done.stderr
 
 
@@ -25,6 +27,11 @@ def test_nothing_is_applied_that_was_not_planned() -> None:
     code, said = _call("run", "environment-dev", "apply")
     assert code == 1
     assert said == "No plan to apply: run terraform/run environment-dev plan, and read it\n"
+
+
+def test_opentofu_is_taken_where_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERRAFORM", "false")
+    assert _call("run", "environment-dev", "output") == (1, "")
 
 
 def test_drain_asks_for_the_cluster() -> None:

@@ -176,3 +176,12 @@ def test_roots_pin_the_same_versions() -> None:
         for text in ((TERRAFORM / root / "versions.tf").read_text() for root in ROOTS)
     }
     assert pins == {(">= 1.11", "6.62.0")}
+
+
+@pytest.mark.parametrize("root", ROOTS)
+def test_the_state_is_written_with_the_buckets_key(root: str) -> None:
+    """`encrypt` without a key's id asks S3 for AES256, and so past the default of the bucket."""
+    (backend,) = re.findall(
+        r'backend "s3" \{\n(.*?)\n  \}', (TERRAFORM / root / "versions.tf").read_text(), re.DOTALL
+    )
+    assert backend.split() == ["use_lockfile", "=", "true"]
