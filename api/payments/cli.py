@@ -260,7 +260,54 @@ def import_command(
     from payments import importer, sources
 
     async def work(connection: asyncpg.Connection) -> None:
-        from payments import importer, sources
+        source = sources.open_source(name, table=table, ignored=ignored)
+        plan = await importer.plan(connection, source)
+        back = take_back is not None
+        if take_back is not None and plan.back > take_back:
+            raise importer.ImportFailed(
+                f"the old system took back {plan.back:,} payments, more than --take-back"
+                f" {take_back}: nothing was imported; is it the right source?"
+            )
+        first = await importer.write_report(connection, report, take_back=back)
+        click.echo(f"{plan.read:>12,} rows read")
+        for verdict, count in sorted(plan.counts.items()):
+            click.echo(f"{count:>12,} {verdict}")
+        _print_differences(first, err=True)
+        left_out = plan.kept + (0 if back else plan.back)
+        if left_out:
+            click.echo(f"{left_out:,} cannot be taken; all of them are in {report.name}", err=True)
+        if left_out and not take_the_rest:
+            raise importer.ImportFailed(
+                "nothing was imported: mend these rows at their source, or say --take-the-rest"
+            )
+        to_do = plan.forward + (plan.back if back else 0)
+        if not to_do:
+            click.echo("Nothing to do.")
+        elif dry_run:
+            click.echo(f"{to_do:,} payments would be imported or changed.")
+        else:
+            await importer.carry_out(connection, plan, take_back=back)
+            click.echo(f"{to_do:,} payments imported or changed.")
+
+    with _failures(importer.ImportFailed, sources.SourceError):
+        _on_database(work)
+
+
+@main.command()
+@_source_options
+@click.option(
+    "--show", type=click.IntRange(0), default=10, show_default=True, help="Differences to list."
+)
+def verify(*, name: str, table: str, ignored: tuple[str, ...], show: int) -> None:
+    """Compare the old system's payments with those here, row by row; exit with 1 if any differs.
+
+    What the source does not have is not compared (`/list` may have ids and statuses alone).
+    Payments that are deleted here are left out.
+
+    \b
+    payments verify --from old.sqlite3
+    """
+    from payments import importer, sources
 
     with _failures(sources.SourceError):
         source = sources.open_source(name, table=table, ignored=ignored)

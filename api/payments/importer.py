@@ -42,6 +42,7 @@ SESSION = """
 SET lock_timeout = '1s';
 SET statement_timeout = 0;
 SET work_mem = '64MB';
+SET temp_buffers = '64MB';
 SET application_name = 'payments import';
 """
 
@@ -58,6 +59,11 @@ CREATE TEMPORARY TABLE old_payments (
 """
 
 INDEX = """
+CREATE UNIQUE INDEX ON old_payments (id);
+ANALYZE old_payments;
+"""
+
+INDEX_WITH_DOUBLES = """
 CREATE INDEX ON old_payments (id);
 ANALYZE old_payments;
 UPDATE old_payments SET reason = 'another row has the same id'
@@ -366,7 +372,10 @@ async def _stage(connection: asyncpg.Connection, source: Source) -> int:
         await connection.copy_records_to_table(
             "old_payments", records=_counted(source, progress), columns=OldPayment._fields
         )
-    await connection.execute(INDEX)
+    try:
+        await connection.execute(INDEX)
+    except asyncpg.UniqueViolationError:
+        await connection.execute(INDEX_WITH_DOUBLES)
     return progress.rows
 
 
@@ -438,12 +447,12 @@ class Progress:
         self._bar.update(rows - self.rows)
         self.rows = rows
         if self._bar.disable and time.monotonic() - self._said >= LINE_SECONDS:
-            left = f" of {total:,}, {(total - rows) / self._rate():.0f} s left" if total else ""
-            self._say(left)
+            left = f", {(total - rows) / self._rate():.0f} s left" if total else ""
+            self._say(left, f" of {total:,}" if total else "")
 
-    def _say(self, more: str) -> None:
+    def _say(self, more: str, total: str = "") -> None:
         self._said = time.monotonic()
-        line = f"{self._what}: {self.rows:,} rows, {self._rate():,.0f} a second{more}"
+        line = f"{self._what}: {self.rows:,}{total} rows, {self._rate():,.0f} a second{more}"
         print(line, file=sys.stderr, flush=True)
 
     def _rate(self) -> float:

@@ -182,7 +182,8 @@ def _read_all(connection: sqlite3.Connection, sql: str) -> Iterator[tuple[Any, .
 
 def _from_sqlite(row: tuple[Any, ...], payment_given: bool, data_given: bool) -> OldPayment:
     number, id, status, payment, data = row
-    cents = document = None
+    cents: int | None = None
+    document: str | None = None
     reason = _fault(id, status)
     try:
         if payment is not None:
@@ -200,7 +201,7 @@ def _identifier(name: str) -> str:
 
 
 def _cents(value: object) -> int:
-    if isinstance(value, float) and 0 <= value <= models.MOST:
+    if isinstance(value, float) and 0 <= value < 100_000:  # a Decimal is slow to compare
         # A double is taken for the shortest decimal that is read as this double, as it was written
         # and answered: 12.1, and not the 12.0999999999999996447 that it is in binary.
         cents = round(value * 100)
@@ -356,8 +357,8 @@ class JsonSource:
 
     def _from_json(self, number: int, value: object, text: str) -> OldPayment:
         if not isinstance(value, dict):
-            reason = f"it is no object: {text:.{SHOWN}}"
-            return OldPayment(number, None, None, False, None, None, reason)
+            old = OldPayment(number, None, None, False, None, None, f"it is no object: {text}")
+            return _refused(old)
         if others := value.keys() - self._known:
             raise SourceError(_no_place_for(f"{self._input.name}, row {number}", sorted(others)))
         id, status = value.get("id"), value.get("status")
@@ -474,17 +475,19 @@ def _shown(value: object) -> str:
 
 def _refused(old: OldPayment) -> OldPayment:
     """Returns the row as PostgreSQL can hold it, whatever is wrong with it."""
-    known = type(old.id) is int and abs(old.id) < 2**63
+    id: object = old.id
+    status: object = old.status
     return old._replace(
-        id=old.id if known else None,
-        status=_plain(old.status if old.status in STATUSES else _shown(old.status)),
+        id=id if type(id) is int and abs(id) < 2**63 else None,
+        status=None if status is None else _plain(str(status)),
         data=None,
         reason=_plain((old.reason or "").replace("The body", "`data`")),
     )
 
 
 def _plain(text: str) -> str:
-    """Returns the text as PostgreSQL and a terminal can hold it."""
+    """Returns the text, not too long, as PostgreSQL and a terminal can hold it."""
+    text = text if len(text) <= 4 * SHOWN else f"{text[: 4 * SHOWN]}…"
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
