@@ -309,9 +309,12 @@ def verify(*, name: str, table: str, ignored: tuple[str, ...], show: int) -> Non
     """
     from payments import importer, sources
 
-    with _failures(sources.SourceError):
+    async def work(connection: asyncpg.Connection) -> importer.Comparison:
         source = sources.open_source(name, table=table, ignored=ignored)
-        compared = _on_database(lambda connection: importer.verify(connection, source, show))
+        return await importer.verify(connection, source, show)
+
+    with _failures(sources.SourceError):
+        compared = _on_database(work)
     click.echo(f"{'':<10}{'old':>22}{'here':>22}")
     for what, old in compared.old.items():
         here = compared.new[what]

@@ -328,7 +328,7 @@ async def carry_out(connection: asyncpg.Connection, found: Plan, *, take_back: b
     except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
         raise ImportFailed("the service held a lock for too long; run it again") from None
     if found.forward:
-        await connection.execute("ANALYZE payments")
+        await connection.execute("ANALYZE (SKIP_LOCKED) payments")
 
 
 async def write_report(

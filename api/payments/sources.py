@@ -175,9 +175,9 @@ def _read_all(connection: sqlite3.Connection, sql: str) -> Iterator[tuple[Any, .
     first = -(2**63)
     while rows := connection.execute(sql, (first, SQLITE_ROWS)).fetchall():
         yield from rows
-        first = rows[-1][0] + 1
-        if len(rows) < SQLITE_ROWS:
+        if len(rows) < SQLITE_ROWS or rows[-1][0] == 2**63 - 1:
             return
+        first = rows[-1][0] + 1
 
 
 def _from_sqlite(row: tuple[Any, ...], payment_given: bool, data_given: bool) -> OldPayment:
