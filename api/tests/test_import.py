@@ -10,7 +10,7 @@ import struct
 import sys
 import termios
 import tracemalloc
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from tests.test_cli import Result, run, run_on
 from tests.test_sources import sqlite_file
 
 Rows = list[tuple[Any, ...]]
-Import = Callable[..., Awaitable[Result]]
+Import = Callable[..., Coroutine[Any, Any, Result]]
 
 OLD = [
     (1, "inserted", '{"a": 1.50}', 12.1),
