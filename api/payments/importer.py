@@ -427,6 +427,7 @@ class Progress:
         self.rows = 0
         self._began = self._said = time.monotonic()
         self._bar = tqdm(desc=what, unit=" rows", unit_scale=True, file=sys.stderr, disable=None)
+        self._plain = bool(self._bar.disable)  # no terminal; asked before `close` says so of any
 
     def __enter__(self) -> Self:
         return self
@@ -438,7 +439,7 @@ class Progress:
         trace: TracebackType | None,
     ) -> None:
         self._bar.close()
-        if self._bar.disable:
+        if self._plain:
             self._say("" if error is None else ", not finished")
 
     def show(self, rows: int, total: int | None) -> None:
@@ -446,7 +447,7 @@ class Progress:
         self._bar.total = total
         self._bar.update(rows - self.rows)
         self.rows = rows
-        if self._bar.disable and time.monotonic() - self._said >= LINE_SECONDS:
+        if self._plain and time.monotonic() - self._said >= LINE_SECONDS:
             left = f", {(total - rows) / self._rate():.0f} s left" if total else ""
             self._say(left, f" of {total:,}" if total else "")
 

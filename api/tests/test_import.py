@@ -559,3 +559,4 @@ async def test_a_bar_on_a_terminal(database: Database, tmp_path: Path) -> None:
     assert "Reading: 100%" in shown
     assert "Writing: 100%" in shown
     assert " rows/s]" in shown
+    assert "a second" not in shown

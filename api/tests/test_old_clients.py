@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
+from payments import telemetry
 from tests import old_system
-from tests.conftest import Api
+from tests.conftest import Api, Database
 
 Step = tuple[str, str, Any, tuple[int, Any], tuple[int, Any]]
 
@@ -116,3 +117,28 @@ async def test_a_key_is_needed(api: Api, old: FlaskClient) -> None:
     assert (there[0], here[0]) == (200, 401)
     there, here = await both(old, api, "GET", "/status", None)
     assert there == here == (200, "ok")
+
+
+@pytest.mark.in_process  # reads counters
+async def test_calls_are_counted_by_route_and_client(api: Api, database: Database) -> None:
+    calls = {
+        "/create": ("POST", "/create", INSERTED),
+        "/update/{id}": ("PUT", "/update/1", CONSUMED),
+        "/list": ("GET", "/list", None),
+        "/delete/{id}": ("DELETE", "/delete/1", None),
+        "/status": ("GET", "/status", None),
+    }
+    callers = dict.fromkeys(calls, "metered-shop") | {"/status": "anonymous"}
+
+    def counted() -> list[float]:
+        return [
+            telemetry.old_route_calls.labels(route, caller)._value.get()
+            for route, caller in callers.items()
+        ]
+
+    before = counted()
+    api.http.headers["Authorization"] = f"Bearer {await database.key('metered-shop')}"
+    for method, path, body in calls.values():
+        assert (await api.http.request(method, path, json=body)).status_code == 200
+    await api.create({"payment": 1})
+    assert counted() == [count + 1 for count in before]
