@@ -64,6 +64,17 @@ DIE_WITH_MAKE := $(if $(shell command -v setpriv),setpriv --pdeathsig TERM)
 run: $(STAMP) ## Serves on http://127.0.0.1:8000 with a PostgreSQL of its own (PORT=, METRICS_PORT=)
 	@cd api && exec $(DIE_WITH_MAKE) $(BIN)/python -m laptop --port '$(PORT)' --metrics-port '$(METRICS_PORT)'
 
+# What `payments import` takes besides, say IMPORT_FLAGS='--dry-run --table orders'.
+IMPORT_FLAGS ?=
+export FROM
+
+.PHONY: import
+import: $(STAMP) ## Imports the old system's payments into a running `make run` (FROM=, IMPORT_FLAGS=)
+	@test -n "$$FROM" || { echo "make import needs FROM=, a SQLite file, a JSON file or the address of /list" >&2; exit 2; }
+	@mkdir -p .data
+	@PYTHONPATH=api .venv/bin/python -m laptop.database import --from "$$FROM" \
+	  --report .data/import-report.csv $(IMPORT_FLAGS)
+
 .PHONY: test
 test: system-packages lint types migrations-lint image-lint unit charts infra-test ## Checks everything: style, types, migrations, all tests
 

@@ -105,8 +105,7 @@ class Cluster:
         """Returns a URL over the unix socket; it stays the same over restarts."""
         if self._sockets is None:
             raise ClusterError("PostgreSQL was not started")
-        host, port = quote(str(self._sockets), safe=""), self._settings["port"]
-        return f"postgresql://{quote(user)}@/{quote(database)}?host={host}&port={port}"
+        return _url(str(self._sockets), self._settings["port"], database, user)
 
     def lock(self, patience_seconds: float = 0.0) -> None:
         """Makes sure that nobody else uses the data directory, until `stop`.
@@ -259,6 +258,25 @@ class Cluster:
             return prefix(death_signal, account, [self._data, Path(program("postgres"))])
         except Unreachable as error:
             raise ClusterError(str(error)) from None
+
+
+def running_url(data: Path, database: str, user: str) -> str:
+    """Returns a URL of the server that another process runs on this data directory.
+
+    Raises:
+        ClusterError: none runs, or it is not ready.
+    """
+    data = data.resolve()
+    lines = _read_lines(data / "postmaster.pid")
+    if not _postmasters(data) or len(lines) < 8 or lines[7].strip() != "ready":
+        raise ClusterError(f"no PostgreSQL runs on {data}: start it with `make run`, and leave it")
+    return _url(lines[4], lines[3], database, user)
+
+
+def _url(sockets: str, port: str, database: str, user: str) -> str:
+    return (
+        f"postgresql://{quote(user)}@/{quote(database)}?host={quote(sockets, safe='')}&port={port}"
+    )
 
 
 def _account(data: Path) -> Account | None:

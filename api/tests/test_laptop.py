@@ -21,6 +21,7 @@ import pytest
 from laptop import children, lock
 from laptop.__main__ import SERVER
 from laptop.postgres import Cluster, ClusterError
+from tests.test_sources import sqlite_file
 
 API_DIRECTORY = Path(__file__).parent.parent
 LAUNCHER = [sys.executable, "-m", "laptop"]
@@ -534,3 +535,36 @@ def test_a_port_that_is_none_is_refused(tmp_path: Path, port: str) -> None:
 def test_one_port_for_both_is_refused(tmp_path: Path) -> None:
     message = refused(f"--data={tmp_path}", "--port=8000", "--metrics-port=8000")
     assert "PORT and METRICS_PORT are both 8000" in message
+
+
+# `make import`
+
+
+def import_into(data: Path, source: Path, report: Path) -> subprocess.CompletedProcess[str]:
+    """Runs what `make import` runs."""
+    options = ["--from", str(source), "--report", str(report)]
+    return subprocess.run(
+        [sys.executable, "-m", "laptop.database", f"--data={data}", "import", *options],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=API_DIRECTORY,
+    )
+
+
+def test_import_into_a_running_service(launch: Launch, tmp_path: Path) -> None:
+    source = sqlite_file(tmp_path / "old", [(41, "inserted", '{"a": 1}', 12.5)])
+    run = launch()
+    imported = import_into(run.data, source, tmp_path / "report.csv")
+    assert imported.returncode == 0, imported.stderr
+    assert "1 payments imported" in imported.stdout
+    headers = {"Authorization": f"Bearer {(run.data / 'api-key').read_text().strip()}"}
+    read = httpx.get(f"http://127.0.0.1:{run.port}/v1/payments/41", headers=headers)
+    assert read.json()["payment"] == 12.5
+
+
+def test_import_where_nothing_runs(tmp_path: Path) -> None:
+    refused = import_into(tmp_path, tmp_path / "old", tmp_path / "report.csv")
+    assert refused.returncode == 1
+    assert "start it with `make run`" in refused.stderr
+    assert "Traceback" not in refused.stderr
