@@ -65,7 +65,7 @@ run: $(STAMP) ## Serves on http://127.0.0.1:8000 with a PostgreSQL of its own (P
 	@cd api && exec $(DIE_WITH_MAKE) $(BIN)/python -m laptop --port '$(PORT)' --metrics-port '$(METRICS_PORT)'
 
 .PHONY: test
-test: system-packages lint types migrations-lint image-lint unit charts infra-test ## Checks everything: style, types, migrations, all tests
+test: system-packages lint types migrations-lint image-lint unit faults charts infra-test ## Checks everything: style, types, migrations, all tests
 
 .PHONY: lint
 lint: $(STAMP) ## Checks the style (ruff)
@@ -112,8 +112,18 @@ BROWSER_HOME := $(XDG_CACHE_HOME)/home
 unit: $(STAMP) ## Runs the test suite on a real PostgreSQL and prints the branch coverage
 	cd api && $(BIN)/coverage erase
 	@mkdir -p '$(BROWSER_HOME)'
-	cd api && HOME='$(BROWSER_HOME)' $(BIN)/coverage run -m pytest -n 2
+	cd api && HOME='$(BROWSER_HOME)' $(BIN)/coverage run -m pytest -n 2 --ignore tests/faults
 	cd api && $(BIN)/coverage combine --quiet && $(BIN)/coverage report
+
+FAULTS = cd api && $(BIN)/python -m pytest -s $(if $(SEED),--seed '$(SEED)') tests/faults
+
+.PHONY: faults
+faults: $(STAMP) ## Kills and cuts off servers and PostgreSQL under load: nothing may be lost (4 minutes; SEED=)
+	$(FAULTS)
+
+.PHONY: faults-long
+faults-long: $(STAMP) ## The same with more of everything; writes docs/reliability.md (30 minutes; SEED=)
+	$(FAULTS) --long
 
 $(CHART_STAMP): $(STAMP) charts/tests/requirements.lock charts/tests/clients.lock
 	@charts/tests/install $@
