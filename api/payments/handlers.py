@@ -305,7 +305,9 @@ def _list_query(query_string: str) -> ListQuery:
     try:
         return msgspec.convert(parameters, ListQuery)
     except msgspec.ValidationError as error:
-        raise InvalidRequest(f"{error}.".replace("unknown field", "unknown parameter")) from None
+        refusal = models.refusal(error)
+        refusal.detail = refusal.detail.replace("unknown field", "unknown parameter")
+        raise refusal from None
 
 
 def _utc(name: str, time: datetime | None) -> datetime | None:

@@ -10,10 +10,12 @@ import logging
 import random
 import re
 import sys
+import traceback
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
+import asyncpg
 import msgspec
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
 
@@ -69,9 +71,27 @@ class JsonFormatter(logging.Formatter):
         if (current := request_id.get()) is not None:
             line["request_id"] = current
         line.update(getattr(record, "fields", {}))
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+        if record.exc_info and record.exc_info[1] is not None:
+            line["exception"] = _traceback(record.exc_info[1])
         return msgspec.json.encode(line, enc_hook=str).decode()
+
+
+def _traceback(error: BaseException) -> str:
+    """Returns where an exception and its causes come from, and what they are, not what they say.
+
+    PostgreSQL quotes whole rows, and others the value that they failed at: somebody's payment.
+    """
+    parts = []
+    following: BaseException | None = error
+    while following is not None:
+        frames = "".join(traceback.format_tb(following.__traceback__))
+        name = type(following).__name__
+        if isinstance(following, asyncpg.PostgresError):
+            name += f" (SQLSTATE {following.sqlstate}, constraint {following.constraint_name})"
+        parts.append(f"Traceback (most recent call last):\n{frames}{name}")
+        hidden = None if following.__suppress_context__ else following.__context__
+        following = following.__cause__ or hidden
+    return "\n\n".join(reversed(parts))
 
 
 def configure_logging(settings: Settings) -> None:

@@ -187,7 +187,7 @@ async def test_a_service_that_is_told_to_stop(database: Database) -> None:
 # Processes and metrics
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
@@ -199,7 +199,7 @@ async def _process(
     database: Database, shutdown_delay_seconds: float = 0
 ) -> AsyncIterator[tuple[str, str, asyncio.subprocess.Process]]:
     """Runs `payments serve`; gives the URLs of the API and of the metrics, and the process."""
-    ports = (_free_port(), _free_port())
+    ports = (free_port(), free_port())
     process = await launch(
         "serve",
         variables={
