@@ -146,7 +146,7 @@ test-cluster: $(STAMP) $(CHART_STAMP) ## Tests image and chart on the cluster of
 	cd charts && IMAGE='$(IMAGE)' $(BIN)/python -m pytest -s --timeout 900 tests/cluster
 
 .PHONY: system-packages
-system-packages: ## Installs the browser that a test drives, as root on Debian; else says what is missing
+system-packages: ## Installs what tests need of the system, as root on Debian; else says what is missing
 	@api/laptop/system_packages
 
 # The local name of the image; CI gives the registry's.

@@ -91,24 +91,21 @@ async def run(
             chance = random.Random(seed)
             for number in range(1, faults + 1):
                 # Between two faults the service has to have worked: each meets a load.
-                while history.acknowledged < acknowledgements * number / faults:
-                    if time.monotonic() - began > time_limit_seconds:
-                        break
-                    await asyncio.sleep(0.01)
-                else:
-                    await asyncio.sleep(chance.uniform(0, 0.2))
-                    (fault,) = chance.choices([*kinds], [*kinds.values()])
-                    history.note("fault", name=fault.__name__)
-                    what = await fault(system, chance)
-                    history.note("healed", what=what)
-                    done[fault.__name__] += 1
-                    progress(f"{number}/{faults} {what}; {history.acknowledged} acknowledged")
-                    continue
-                break
+                enough = acknowledgements * number / faults
+                if not await _reaches(history, enough, began + time_limit_seconds):
+                    break
+                await asyncio.sleep(chance.uniform(0, 0.2))
+                (fault,) = chance.choices([*kinds], [*kinds.values()])
+                history.note("fault", name=fault.__name__)
+                what = await fault(system, chance)
+                history.note("healed", what=what)
+                done[fault.__name__] += 1
+                progress(f"{number}/{faults} {what}; {history.acknowledged} acknowledged")
             over.set()
         await system.wait_until_ready()
         with contextlib.suppress(TimeoutError):  # what is not settled is found below
-            await workload.settle(SETTLE_SECONDS)
+            async with asyncio.timeout(SETTLE_SECONDS):
+                await workload.settle(CALLERS)
         compare(history, await system.rows())
         system.look()
         for ended in system.ended:
@@ -121,3 +118,9 @@ async def run(
         history.slowest_seconds,
         time.monotonic() - began,
     )
+
+
+async def _reaches(history: History, acknowledged: float, deadline: float) -> bool:
+    while history.acknowledged < acknowledged and time.monotonic() < deadline:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    return history.acknowledged >= acknowledged

@@ -39,6 +39,10 @@ class Disk:
         self._store = store
         self._file = store / "disk"
 
+    def sync(self) -> None:
+        """Has the kernel write all that it holds for this disk."""
+        _run("sync", "--file-system", self.directory)
+
     def copy(self, number: int) -> Path:
         """Copies the disk as it is at this instant; returns the copy's file."""
         file = self._store / f"copy-{number}"

@@ -50,7 +50,7 @@ class System:
         self.keys: dict[str, str] = {}
         self.ports = [_free_port() for _ in range(SERVERS)]
         self.ended: list[str] = []  # servers that ended without having been killed
-        self._proxies: list[Proxy] = []
+        self.proxies: list[Proxy] = []
         self._processes: list[Process] = []
         self._command = [*prefix("KILL"), sys.executable, "-m", module, *arguments]
         self._log = log
@@ -98,7 +98,7 @@ class System:
         async with AsyncExitStack() as stack:
             for _ in range(SERVERS):
                 proxy = await stack.enter_async_context(Proxy(socket_file).running())
-                self._proxies.append(proxy)
+                self.proxies.append(proxy)
             try:
                 for number in range(SERVERS):
                     self._processes.append(await self._launch(number))
@@ -134,7 +134,7 @@ class System:
     async def _launch(self, number: int) -> Process:
         variables = {
             "PAYMENTS_DATABASE_URL": (
-                f"postgresql://payments_app@127.0.0.1:{self._proxies[number].port}/{DATABASE}"
+                f"postgresql://payments_app@127.0.0.1:{self.proxies[number].port}/{DATABASE}"
             ),
             "PAYMENTS_HTTP_HOST": "127.0.0.1",
             "PAYMENTS_HTTP_PORT": str(self.ports[number]),
@@ -199,7 +199,7 @@ class System:
 
     async def reset(self, chance: random.Random) -> str:
         """Resets all connections of a server to PostgreSQL."""
-        chance.choice(self._proxies).reset()
+        chance.choice(self.proxies).reset()
         return "connections reset"
 
     async def blackhole(self, chance: random.Random) -> str:
@@ -208,7 +208,7 @@ class System:
         directions: list[Direction] = chance.choice(
             [["requests"], ["answers"], ["requests", "answers"]]
         )
-        proxy = chance.choice(self._proxies)
+        proxy = chance.choice(self.proxies)
         proxy.blackhole(directions)
         await asyncio.sleep(seconds)
         if chance.random() < 0.5:

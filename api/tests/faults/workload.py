@@ -1,7 +1,6 @@
 """Callers that create, consume and delete payments, and ask again when they learned nothing."""
 
 import asyncio
-import contextlib
 import json
 import random
 import time
@@ -53,23 +52,21 @@ class Workload:
             for number in range(callers):
                 group.create_task(_Caller(self, number).work(until))
 
-    async def settle(self, timeout_seconds: float) -> None:
+    async def settle(self, callers: int) -> None:
         """Repeats what is in doubt until it is not, and each creation once more for its replay."""
-        with contextlib.closing(_Caller(self, -1)) as caller:
-            async with asyncio.timeout(timeout_seconds):
-                for operation in self._abandoned:
-                    await caller.insist(operation)
-                    if isinstance(operation, Creation) and operation.key and operation.acknowledged:
-                        await caller.insist(operation)
+        async with asyncio.TaskGroup() as group:
+            for number in range(callers):
+                caller = _Caller(self, callers + number, patient=True)
+                group.create_task(caller.settle(self._abandoned[number::callers]))
 
 
 class _Caller:
-    def __init__(self, workload: Workload, number: int) -> None:
+    def __init__(self, workload: Workload, number: int, *, patient: bool = False) -> None:
         self._shared = workload
         self._history = workload._history
         self._random = random.Random(f"{workload._seed}/{number}")
         self._connections = [Connection(port) for port in workload._ports]
-        self._patient = number < 0
+        self._patient = patient
         self._name = number
 
     def close(self) -> None:
@@ -80,6 +77,15 @@ class _Caller:
         try:
             while not until():
                 await self._do_something()
+        finally:
+            self.close()
+
+    async def settle(self, operations: Sequence[Creation | Change]) -> None:
+        try:
+            for operation in operations:
+                await self.insist(operation)
+                if isinstance(operation, Creation) and operation.key and operation.acknowledged:
+                    await self.insist(operation)
         finally:
             self.close()
 
