@@ -33,7 +33,7 @@ class Connection:
     """One connection to one server, opened when it is needed; requests go one after the other."""
 
     def __init__(self, port: int) -> None:
-        self._port = port
+        self.port = port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self._busy = False
 
@@ -65,7 +65,7 @@ class Connection:
         self._busy = True
         if self._streams is None:
             try:
-                self._streams = await asyncio.open_connection("127.0.0.1", self._port)
+                self._streams = await asyncio.open_connection("127.0.0.1", self.port)
             except OSError as error:
                 raise NotSent(repr(error)) from error
         reader, writer = self._streams

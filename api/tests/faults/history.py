@@ -71,6 +71,8 @@ class History:
     violations: list[Violation] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     slowest_seconds: float = 0.0
+    made: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """When each server, by port, made a payment: the answers' time.monotonic()."""
 
     def __post_init__(self) -> None:
         self.file.parent.mkdir(parents=True, exist_ok=True)

@@ -37,6 +37,7 @@ class Report(NamedTuple):
     counts: Counter[str]
     violations: list[Violation]
     slowest_seconds: float
+    made: dict[int, list[float]]
     seconds: float
 
     def summary(self) -> str:
@@ -116,6 +117,7 @@ async def run(
         history.counts,
         history.violations,
         history.slowest_seconds,
+        history.made,
         time.monotonic() - began,
     )
 

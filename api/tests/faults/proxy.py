@@ -20,14 +20,9 @@ class Proxy:
     """Forwards TCP connections to a unix socket, as a network that fails when it is told."""
 
     def __init__(self, target: Path) -> None:
-        self.target = target
         self.port = 0
         self._ends: set[StreamWriter] = set()
-        self._flows: dict[Direction, asyncio.Event] = {
-            "requests": asyncio.Event(),
-            "answers": asyncio.Event(),
-        }
-        self.heal()
+        self.switch(target)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Proxy"]:
@@ -64,11 +59,21 @@ class Proxy:
         for flow in self._flows.values():
             flow.set()
 
+    def switch(self, target: Path) -> None:
+        """Leads new connections to another server; those that there are stay as they are."""
+        self._target = target
+        self._flows: dict[Direction, asyncio.Event] = {
+            "requests": asyncio.Event(),
+            "answers": asyncio.Event(),
+        }
+        self.heal()
+
     async def _forward(self, caller_reads: StreamReader, caller_writes: StreamWriter) -> None:
         self._ends.add(caller_writes)
+        flows = self._flows
         try:
-            await self._flows["requests"].wait()
-            server_reads, server_writes = await asyncio.open_unix_connection(self.target)
+            await flows["requests"].wait()
+            server_reads, server_writes = await asyncio.open_unix_connection(self._target)
         except OSError:
             _reset(caller_writes)
             self._ends.discard(caller_writes)
@@ -76,21 +81,23 @@ class Proxy:
         self._ends.add(server_writes)
         try:
             await asyncio.gather(
-                self._pump("requests", caller_reads, server_writes),
-                self._pump("answers", server_reads, caller_writes),
+                _pump(flows["requests"], caller_reads, server_writes),
+                _pump(flows["answers"], server_reads, caller_writes),
             )
         finally:
             self._ends -= {caller_writes, server_writes}
 
-    async def _pump(self, direction: Direction, source: StreamReader, sink: StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while piece := await source.read(_PIECE_BYTES):
-                await self._flows[direction].wait()
-                if sink.is_closing():
-                    return  # reset meanwhile
-                sink.write(piece)
-                await sink.drain()
-        sink.close()
+
+async def _pump(flow: asyncio.Event, source: StreamReader, sink: StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while piece := await source.read(_PIECE_BYTES):
+            await flow.wait()
+            if sink.is_closing():
+                return  # reset meanwhile
+            sink.write(piece)
+            await sink.drain()
+    await flow.wait()  # a blackhole swallows the end, too
+    sink.close()
 
 
 def _reset(end: StreamWriter) -> None:

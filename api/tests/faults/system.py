@@ -47,6 +47,7 @@ class System:
         self, cluster: Cluster, module: str, arguments: tuple[str, ...], log: Path
     ) -> None:
         self.cluster = cluster
+        self.primary = cluster  # where the truth is: after a failover, another one
         self.keys: dict[str, str] = {}
         self.ports = [_free_port() for _ in range(SERVERS)]
         self.ended: list[str] = []  # servers that ended without having been killed
@@ -76,7 +77,7 @@ class System:
     @asynccontextmanager
     async def database(self) -> AsyncIterator[asyncpg.Connection]:
         """Lends an administrator's connection, past the proxies."""
-        connection = await asyncpg.connect(self.cluster.url(DATABASE))
+        connection = await asyncpg.connect(self.primary.url(DATABASE))
         try:
             yield connection
         finally:
@@ -94,10 +95,9 @@ class System:
         Raises:
             NotReady: one does not become ready.
         """
-        socket_file = sockets(self.cluster) / ".s.PGSQL.5432"
         async with AsyncExitStack() as stack:
             for _ in range(SERVERS):
-                proxy = await stack.enter_async_context(Proxy(socket_file).running())
+                proxy = await stack.enter_async_context(Proxy(socket_of(self.cluster)).running())
                 self.proxies.append(proxy)
             try:
                 for number in range(SERVERS):
@@ -215,6 +215,11 @@ class System:
             proxy.reset()  # the connections are dead for good
         proxy.heal()
         return f"blackhole for {' and '.join(directions)}, {seconds:.1f} s"
+
+
+def socket_of(cluster: Cluster) -> Path:
+    """Returns the socket that a PostgreSQL listens on."""
+    return sockets(cluster) / ".s.PGSQL.5432"
 
 
 def _free_port() -> int:

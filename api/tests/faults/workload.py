@@ -146,6 +146,7 @@ class _Caller:
             return self._doubt(operation, json.loads(answer.body)["detail"])
         history.note("ok", operation, status=answer.status)
         if isinstance(operation, Creation):
+            history.made[connection.port].append(time.monotonic())
             self._take_creation(operation, answer)
         else:
             self._take_change(operation, answer)
