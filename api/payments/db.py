@@ -161,7 +161,7 @@ class Probe:
             )
         (state,) = await self._connection.fetch(queries.READINESS)
         if state["read_only"]:
-            self.close()  # another server may have taken over: the next check goes to where it leads
+            self.close()  # another server may have taken over: the next check asks that one
             return "the database is read-only"
         if state["unsafe"]:
             return f"the database could lose payments: {', '.join(state['unsafe'])} is off"

@@ -151,6 +151,10 @@ async def test_a_database_that_becomes_read_only(api: Api, database: Database) -
         pass
     problem(await api.create({"payment": 1}), 503, "database-unavailable")
     await _check_not_ready(api, "read-only")
+    # Another server takes over, and the old one lives on: what is connected to it stays read-only.
+    await database.fetch(f"ALTER DATABASE {database.name} RESET default_transaction_read_only")
+    assert (await api.create({"payment": 1})).status_code == 201
+    assert (await api.send("GET", "/readyz")).status_code == 200
 
 
 async def test_a_newer_schema_is_ready(start: Serve, database: Database) -> None:

@@ -8,10 +8,11 @@ import socket
 import sys
 import time
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Self, TypeVar
 
 import asyncpg
@@ -44,7 +45,7 @@ class System:
     """
 
     def __init__(
-        self, cluster: Cluster, module: str, arguments: tuple[str, ...], log: Path
+        self, cluster: Cluster, module: Sequence[str], variables: Mapping[str, str], log: Path
     ) -> None:
         self.cluster = cluster
         self.primary = cluster  # where the truth is: after a failover, another one
@@ -53,9 +54,15 @@ class System:
         self.ended: list[str] = []  # servers that ended without having been killed
         self.proxies: list[Proxy] = []
         self._processes: list[Process] = []
-        self._command = [*prefix("KILL"), sys.executable, "-m", module, *arguments]
+        self._command = [*prefix("KILL"), sys.executable, "-m", *module]
+        self._variables = variables
         self._log = log
         self._thread = ThreadPoolExecutor(1)
+
+    @property
+    def pids(self) -> list[int]:
+        """The servers' process ids."""
+        return [process.pid for process in self._processes]
 
     async def in_thread(self, call: Callable[[], Result]) -> Result:
         """Runs what blocks."""
@@ -140,6 +147,7 @@ class System:
             "PAYMENTS_HTTP_PORT": str(self.ports[number]),
             "PAYMENTS_METRICS_PORT": "0",
             "PAYMENTS_SHUTDOWN_DELAY_SECONDS": "0",
+            **self._variables,
         }
         with self._log.open("ab") as log:
             return await asyncio.create_subprocess_exec(
@@ -238,15 +246,19 @@ def _free_port() -> int:
 @asynccontextmanager
 async def system(
     directory: Path,
-    module: str = "payments",
-    arguments: tuple[str, ...] = ("serve",),
-    settings: dict[str, str] | None = None,
+    *,
+    module: Sequence[str] = ("payments", "serve"),
+    settings: Mapping[str, str] = MappingProxyType({}),
     sql: str = "SELECT",
+    variables: Mapping[str, str] = MappingProxyType({}),
 ) -> AsyncIterator[System]:
-    """Makes a PostgreSQL with the service on it in a directory."""
-    made = System(
-        Cluster(directory / "data", settings), module, arguments, directory / "servers.log"
-    )
+    """Makes a PostgreSQL in a directory, and runs servers on it until the end of the block.
+
+    `module` is what Python runs as a server, and its arguments; `variables` are its environment's,
+    `settings` are PostgreSQL's, and `sql` is run in the new database.
+    """
+    cluster, log = Cluster(directory / "data", settings), directory / "servers.log"
+    made = System(cluster, module, variables, log)
     await made.in_thread(made.cluster.start)
     try:
         await made.prepare(sql)

@@ -39,11 +39,9 @@ async def test_a_planted_fault_is_found(
     memory: Path, seed: str, name: str, progress: Progress, seen: Seen
 ) -> None:
     planted = PLANTED[name]
-    module, argument = ("payments", "serve")
-    if planted.fault is not None:
-        module, argument = ("tests.faults.doubles", planted.fault)
+    module = ("tests.faults.doubles", planted.fault) if planted.fault else ("payments", "serve")
     settings = dict(planted.settings)
-    async with system(memory, module, (argument,), settings, planted.sql) as made:
+    async with system(memory, module=module, settings=settings, sql=planted.sql) as made:
         report = await mix.run(
             made,
             memory,

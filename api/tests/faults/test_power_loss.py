@@ -26,15 +26,13 @@ async def _lost(
     Each cut is a copy of the disk, on which PostgreSQL is started and asked for all that was
     acknowledged before the copy began. The double that is `trusting` is told of no fsync.
     """
-    module, argument = ("payments", "serve")
-    if trusting:
-        module, argument = ("tests.faults.doubles", "say_that_all_is_well")
+    module = ("tests.faults.doubles", "say_that_all_is_well") if trusting else ("payments", "serve")
     settings = {"fsync": "off" if trusting else "on"}
     chance, over, lost, checked = random.Random(seed), asyncio.Event(), 0, 0
     history = History(directory / "history.jsonl")
     with power.disk(directory) as disk:
         async with (
-            system(disk.directory, module, (argument,), settings) as made,
+            system(disk.directory, module=module, settings=settings) as made,
             asyncio.TaskGroup() as group,
         ):
             # The new database is on the disk; from here on it is for PostgreSQL to see to that.
