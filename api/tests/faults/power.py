@@ -66,6 +66,16 @@ def disk(directory: Path) -> Iterator[Disk]:
 
 
 @contextmanager
+def small_disk(directory: Path, bytes: int) -> Iterator[Path]:
+    """Makes a disk of that size, all of it for everybody; gives the directory that it is at."""
+    with (directory / "small").open("w") as file:
+        file.truncate(bytes)
+    _run("mkfs.ext4", "-q", "-m", "0", directory / "small")
+    with mounted(directory / "small", directory / "small.mounted") as place:
+        yield place
+
+
+@contextmanager
 def mounted(file: Path, place: Path) -> Iterator[Path]:
     """Mounts the file system in a file; what its journal holds is applied to it first."""
     place.mkdir()
