@@ -122,7 +122,7 @@ faults: $(STAMP) ## Kills and cuts off servers and PostgreSQL under load: nothin
 	$(FAULTS)
 
 .PHONY: faults-long
-faults-long: $(STAMP) ## The same with more of everything; writes docs/reliability.md (30 minutes; SEED=)
+faults-long: system-packages $(STAMP) ## The same with more of everything, and more faults; writes docs/reliability.md (20 minutes; SEED=)
 	$(FAULTS) --long
 
 $(CHART_STAMP): $(STAMP) charts/tests/requirements.lock charts/tests/clients.lock

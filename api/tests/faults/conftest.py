@@ -28,6 +28,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", help="repeats the choices of an earlier run")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what only a long run has the time for."""
+    if config.getoption("long", False):
+        return
+    left_out = [item for item in items if item.get_closest_marker("long")]
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=left_out)
+
+
 def _seed(config: pytest.Config) -> str:
     given = config.getoption("seed", None) or str(random.randrange(1_000_000))
     return config.stash.setdefault(SEED, given)

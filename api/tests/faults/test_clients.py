@@ -17,6 +17,8 @@ from tests.faults.client import Connection
 from tests.faults.conftest import Seen
 from tests.faults.system import System, system
 
+pytestmark = pytest.mark.long
+
 SLOW_OF_EACH_KIND = 1000
 CALLERS = 8
 CALLS_SECONDS = 5.0

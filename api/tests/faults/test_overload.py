@@ -14,10 +14,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
 from tests.faults.client import Connection, Hangs, NotSent, Unanswered
 from tests.faults.conftest import Seen
 from tests.faults.probes import Probes
 from tests.faults.system import System, system
+
+pytestmark = pytest.mark.long
 
 TICK_SECONDS = 0.01
 BODY = json.dumps({"payment": 1, "data": {}}).encode()
