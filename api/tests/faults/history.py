@@ -3,10 +3,10 @@
 import json
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import asyncpg
 
@@ -20,6 +20,9 @@ Kind = Literal[
     "wrong evidence",  # who or when, in the row, is not who and when
     "hangs",  # no answer in time
 ]
+
+
+Row: TypeAlias = asyncpg.Record | Mapping[str, Any]
 
 
 class Violation(NamedTuple):
@@ -132,9 +135,9 @@ _TIME = {"consume": "consumed_at", "delete": "deleted_at"}
 _AUTHOR = {"consume": "consumed_by", "delete": "deleted_by"}
 
 
-def compare(history: History, rows: Sequence[asyncpg.Record]) -> None:
+def compare(history: History, rows: Sequence[Row]) -> None:
     """Notes each row that the history does not explain, and all it knows that no row shows."""
-    found: dict[int | None, list[asyncpg.Record]] = defaultdict(list)
+    found: dict[int | None, list[Row]] = defaultdict(list)
     for row in rows:
         found[row["operation"]].append(row)
     for number in found.keys() - history.creations.keys():
@@ -154,7 +157,7 @@ def compare(history: History, rows: Sequence[asyncpg.Record]) -> None:
             history.violate("phantom", f"nobody deleted payment {row['id']}")
 
 
-def _compare_creation(history: History, creation: Creation, rows: list[asyncpg.Record]) -> None:
+def _compare_creation(history: History, creation: Creation, rows: list[Row]) -> None:
     name = f"creation {creation.number} (key {creation.key}, answered with id {creation.id})"
     if len(rows) > 1:
         history.violate("doubled", f"{name} made payments {sorted(row['id'] for row in rows)}")
@@ -175,7 +178,7 @@ def _compare_changes(
     history: History,
     kind: Literal["consume", "delete"],
     changes: Sequence[Change],
-    row: asyncpg.Record | None,
+    row: Row | None,
 ) -> None:
     if not changes or row is None:
         return  # that the row is lost is known already
@@ -211,7 +214,7 @@ def _check_evidence(
         history.violate("wrong evidence", f"{name}: at {at}, asked {began}, answered {answered}")
 
 
-def lost_before(history: History, rows: Sequence[asyncpg.Record], moment: float) -> list[str]:
+def lost_before(history: History, rows: Sequence[Row], moment: float) -> list[str]:
     """Returns what was acknowledged before a moment, and is not in the rows."""
     by_id = {row["id"]: row for row in rows}
     lost = [

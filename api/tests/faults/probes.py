@@ -42,10 +42,13 @@ class Probes:
         """Returns the liveness probes that failed."""
         return [probe for probe in self.live if _failed(probe, LIVE_SECONDS)]
 
+    def between(self, since: float, until: float) -> list[Probe]:
+        """Returns the readiness probes that began between two times."""
+        return [probe for probe in self.ready if since <= probe.began <= until]
+
     def not_ready(self, since: float, until: float) -> list[Probe]:
-        """Returns the readiness probes that began between two times and failed."""
-        during = [probe for probe in self.ready if since <= probe.began <= until]
-        return [probe for probe in during if _failed(probe, READY_SECONDS)]
+        """Returns those of them that failed."""
+        return [probe for probe in self.between(since, until) if _failed(probe, READY_SECONDS)]
 
 
 def _failed(probe: Probe, seconds: float) -> bool:
