@@ -10,15 +10,12 @@ from decimal import Decimal
 from pathlib import Path
 
 import asyncpg
-import pytest
 
 from laptop.postgres import Cluster, program
 from tests.faults.conftest import Seen
 from tests.faults.history import ROWS, History, lost_before
 from tests.faults.system import DATABASE, System, system
 from tests.faults.workload import Workload
-
-pytestmark = pytest.mark.long
 
 CALLERS = 16
 WRITES_SECONDS = 3.0  # of load before the backup, between it and the mistake, and after that

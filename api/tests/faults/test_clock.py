@@ -5,15 +5,11 @@ import random
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import pytest
-
 from payments import auth
 from tests.faults import mix
 from tests.faults.client import Connection
 from tests.faults.conftest import Progress, Seen
 from tests.faults.system import System, system
-
-pytestmark = pytest.mark.long
 
 LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
 STEPS = ("+3600", "-3600", "+0")  # seconds

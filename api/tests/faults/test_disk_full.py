@@ -6,13 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import pytest
-
 from tests.faults import mix, power
 from tests.faults.conftest import Progress, Seen
 from tests.faults.system import System, system
-
-pytestmark = pytest.mark.long
 
 DISK_BYTES = 256 * 1024**2
 FULL_SECONDS = 6.0
