@@ -152,7 +152,11 @@ async def test_a_database_that_becomes_read_only(api: Api, database: Database) -
     problem(await api.create({"payment": 1}), 503, "database-unavailable")
     await _check_not_ready(api, "read-only")
     # Another server takes over, and the old one lives on: what is connected to it stays read-only.
-    await database.fetch(f"ALTER DATABASE {database.name} RESET default_transaction_read_only")
+    async with database.connect() as administrator:
+        await administrator.execute("SET default_transaction_read_only = off")
+        await administrator.execute(
+            f"ALTER DATABASE {database.name} RESET default_transaction_read_only"
+        )
     assert (await api.create({"payment": 1})).status_code == 201
     assert (await api.send("GET", "/readyz")).status_code == 200
 
