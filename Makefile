@@ -76,7 +76,7 @@ import: $(STAMP) ## Imports the old system's payments into a running `make run` 
 	  --report .data/import-report.csv $(IMPORT_FLAGS)
 
 .PHONY: test
-test: system-packages lint types migrations-lint image-lint unit charts infra-test ## Checks everything: style, types, migrations, all tests
+test: system-packages lint types migrations-lint image-lint unit faults charts infra-test ## Checks everything: style, types, migrations, all tests
 
 .PHONY: lint
 lint: $(STAMP) ## Checks the style (ruff)
@@ -128,8 +128,18 @@ BROWSER_HOME := $(XDG_CACHE_HOME)/home
 unit: $(STAMP) ## Runs the test suite on a real PostgreSQL and prints the branch coverage
 	cd api && $(BIN)/coverage erase
 	@mkdir -p '$(BROWSER_HOME)'
-	cd api && HOME='$(BROWSER_HOME)' $(BIN)/coverage run -m pytest -n 2
+	cd api && HOME='$(BROWSER_HOME)' $(BIN)/coverage run -m pytest -n 2 --ignore tests/faults
 	cd api && $(BIN)/coverage combine --quiet && $(BIN)/coverage report
+
+FAULTS = cd api && $(BIN)/python -m pytest -s $(if $(SEED),--seed '$(SEED)') tests/faults
+
+.PHONY: faults
+faults: $(STAMP) ## Kills and cuts off servers and PostgreSQL under load: nothing may be lost (4 minutes; SEED=)
+	$(FAULTS)
+
+.PHONY: faults-long
+faults-long: system-packages $(STAMP) ## The same with more of everything, and more faults; writes docs/reliability.md (20 minutes; SEED=)
+	$(FAULTS) --long
 
 $(CHART_STAMP): $(STAMP) charts/tests/requirements.lock charts/tests/clients.lock
 	@charts/tests/install $@
@@ -152,7 +162,7 @@ test-cluster: $(STAMP) $(CHART_STAMP) ## Tests image and chart on the cluster of
 	cd charts && IMAGE='$(IMAGE)' $(BIN)/python -m pytest -s --timeout 900 tests/cluster
 
 .PHONY: system-packages
-system-packages: ## Installs the browser that a test drives, as root on Debian; else says what is missing
+system-packages: ## Installs what tests need of the system, as root on Debian; else says what is missing
 	@api/laptop/system_packages
 
 # The local name of the image; CI gives the registry's.

@@ -11,7 +11,7 @@ import re
 import secrets
 import time
 from collections.abc import Collection
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import NamedTuple
 
 import asyncpg
@@ -49,7 +49,7 @@ class Client(NamedTuple):
 
     name: str
     scopes: frozenset[str]
-    expires_at: datetime | None
+    ends: float  # as time.monotonic(): a wrong or changed clock neither ends a key nor lengthens it
 
 
 class Keys:
@@ -81,7 +81,7 @@ class Keys:
             if scheme.lower() != "bearer" or not _KEY.fullmatch(key.strip()):
                 raise Unauthenticated("This is not `Bearer <key>`.", error="invalid_token")
             client = await self._find(_hash(key.strip()))
-        if client is None or (client.expires_at is not None and client.expires_at <= _now()):
+        if client is None or client.ends <= time.monotonic():
             raise Unauthenticated("This key is unknown, revoked or expired.", error="invalid_token")
         if len(authorization) == _PROOF_LENGTH:  # not with more spaces: there are few such forms
             self._proved[authorization] = client
@@ -119,10 +119,7 @@ class Keys:
         started = time.monotonic()
         async with self._database.connection() as connection:
             rows = await connection.fetch(queries.LIVE_KEYS)
-        self._clients = {
-            row["hash"]: Client(row["client"], frozenset(row["scopes"]), row["expires_at"])
-            for row in rows
-        }
+        self._clients = {row["hash"]: _client(row, started) for row in rows}
         self._proved = {}
         self._read_at = started
 
@@ -136,8 +133,10 @@ def _hash(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
+def _client(row: asyncpg.Record, read_at: float) -> Client:
+    left = row["seconds_left"]
+    ends = float("inf") if left is None else read_at + left
+    return Client(row["client"], frozenset(row["scopes"]), ends)
 
 
 class KeyLimitError(Exception):

@@ -23,13 +23,17 @@ _ONE_ROWS_FAULT = (
     asyncpg.LockNotAvailableError,
 )
 
+# How many rows of failed statements are tried alone at one time. One that waits for a lock does not
+# keep the others, and together they leave half of the pool's connections to who comes later.
+_ALONE = 4
+
 
 class Batch(Generic[Item, Answer]):
     """Runs items through `run`, many at a time, and gives each caller its own answer.
 
-    At most one `run` is under way. Items that arrive meanwhile wait, in order, and go into the next
-    one together: the busier the service, the larger its statements, and the fewer commits a call
-    costs. A caller alone waits for nothing.
+    At most one `run` is under way, besides the rows of one that failed. Items that arrive meanwhile
+    wait, in order, and go into the next one together: the busier the service, the larger its
+    statements, and the fewer commits a call costs. A caller alone waits for nothing.
     """
 
     def __init__(
@@ -38,8 +42,13 @@ class Batch(Generic[Item, Answer]):
         *,
         size: int,
         queue_limit: int,
+        limit_bytes: int = 0,
+        measure: Callable[[Item], int] = lambda item: 0,
     ) -> None:
         """`run` answers each of at most `size` items in order; `queue_limit` more may wait.
+
+        Items that `measure` more than `limit_bytes` together are not put into one statement, so
+        that it ends well within its time; one that alone is larger has a statement of its own.
 
         An answer that is an exception is raised in its caller alone. What `run` itself raises must
         mean that nothing at all was changed, where it is one of `_ONE_ROWS_FAULT`: the items are
@@ -48,6 +57,10 @@ class Batch(Generic[Item, Answer]):
         self._run = run
         self._size = size
         self._queue_limit = queue_limit
+        self._limit_bytes = limit_bytes
+        self._measure = measure
+        self._alone = asyncio.Semaphore(_ALONE)
+        self._tried_alone: set[asyncio.Task[None]] = set()
         self._waiting: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
         self._worker: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -81,8 +94,13 @@ class Batch(Generic[Item, Answer]):
 
     def _next(self) -> list[tuple[Item, asyncio.Future[Answer]]]:
         batch: list[tuple[Item, asyncio.Future[Answer]]] = []
+        bytes = 0
         while self._waiting and len(batch) < self._size:
-            item, answer = self._waiting.popleft()
+            item, answer = self._waiting[0]
+            bytes += self._measure(item)
+            if batch and bytes > self._limit_bytes:
+                break
+            self._waiting.popleft()
             if not answer.done():  # its caller has not gone
                 batch.append((item, answer))
         return batch
@@ -96,8 +114,9 @@ class Batch(Generic[Item, Answer]):
                 _fail(batch, error)
                 return
             for single in batch:
-                if not single[1].done():  # its caller has not gone meanwhile
-                    await self._answer([single])
+                task = asyncio.create_task(self._answer_alone(single))
+                self._tried_alone.add(task)
+                task.add_done_callback(self._tried_alone.discard)
         except Exception as error:
             _fail(batch, error)
         else:
@@ -108,6 +127,12 @@ class Batch(Generic[Item, Answer]):
                     answer.set_exception(result)
                 else:
                     answer.set_result(result)
+
+    async def _answer_alone(self, single: tuple[Item, asyncio.Future[Answer]]) -> None:
+        # Nobody waits for this: the next statement is under way.
+        async with self._alone:
+            if not single[1].done():  # its caller has not gone meanwhile
+                await self._answer([single])
 
 
 def _fail(batch: Sequence[tuple[Item, asyncio.Future[Answer]]], error: Exception) -> None:

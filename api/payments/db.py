@@ -31,6 +31,10 @@ UNAVAILABLE = (
     asyncpg.PostgresSystemError,
 )
 
+# What says that another server has taken over: the one at the other end does not answer, not even
+# that the statement took too long, or lives on read-only. All connections of the pool lead there.
+_LOST = (TimeoutError, asyncpg.ReadOnlySQLTransactionError)
+
 
 class Connection(asyncpg.Connection):
     """A connection that goes back to the pool without a round trip.
@@ -105,6 +109,11 @@ class Database:
         try:
             try:
                 yield connection
+            except _LOST:
+                # Not to be waited for any longer, nor to be lent again; nor are the others.
+                connection.terminate()
+                await self._pool.expire_connections()
+                raise
             finally:
                 await self._pool.release(connection, timeout=self._settings.acquire_timeout_seconds)
         except asyncpg.LockNotAvailableError:
@@ -152,6 +161,7 @@ class Probe:
             )
         (state,) = await self._connection.fetch(queries.READINESS)
         if state["read_only"]:
+            self.close()  # another server may have taken over: the next check asks that one
             return "the database is read-only"
         if state["unsafe"]:
             return f"the database could lose payments: {', '.join(state['unsafe'])} is off"

@@ -59,10 +59,16 @@ class Handlers:
         self._database = database
         self._probe = Probe(settings)
         self.draining = False
-        limits = {"size": settings.batch_size, "queue_limit": settings.batch_queue_limit}
-        self._creations = Batch(self._run_creations, **limits)
-        self._reads = Batch(self._run_reads, **limits)
-        self._consumptions = Batch(self._run_consumptions, **limits)
+        size, queue_limit = settings.batch_size, settings.batch_queue_limit
+        self._creations = Batch(
+            self._run_creations,
+            size=size,
+            queue_limit=queue_limit,
+            limit_bytes=settings.batch_limit_bytes,
+            measure=lambda creation: len(creation.data),
+        )
+        self._reads = Batch(self._run_reads, size=size, queue_limit=queue_limit)
+        self._consumptions = Batch(self._run_consumptions, size=size, queue_limit=queue_limit)
 
     async def _run_creations(self, creations: Sequence[Creation]) -> list[Created | Exception]:
         async with self._database.connection() as connection:
@@ -299,7 +305,9 @@ def _list_query(query_string: str) -> ListQuery:
     try:
         return msgspec.convert(parameters, ListQuery)
     except msgspec.ValidationError as error:
-        raise InvalidRequest(f"{error}.".replace("unknown field", "unknown parameter")) from None
+        refusal = models.refusal(error)
+        refusal.detail = refusal.detail.replace("unknown field", "unknown parameter")
+        raise refusal from None
 
 
 def _utc(name: str, time: datetime | None) -> datetime | None:

@@ -15,6 +15,9 @@ Status = Literal["inserted", "consumed"]
 
 Shape = TypeVar("Shape")
 
+# The one kind of value that msgspec repeats in its messages.
+_ENUM_VALUE = re.compile(r" value '.*'", re.DOTALL)
+
 CENT = Decimal("0.01")
 MOST = Decimal("99999.99")
 DATA_DEPTH = 32
@@ -95,7 +98,7 @@ def decode(body: bytes, shape: type[Shape]) -> Shape:
     except msgspec.ValidationError as error:
         # The shape is refused at its first fault; what follows need not even be JSON.
         _require_json(text)
-        raise InvalidRequest(f"{error}.") from None
+        raise refusal(error) from None
     except msgspec.DecodeError as error:
         if _SURROGATE.search(text):
             _require_json(text)
@@ -220,3 +223,8 @@ def encode_list(payments: list[Payment], next_cursor: str | None) -> bytes:
 
 
 _encoder = msgspec.json.Encoder()
+
+
+def refusal(error: msgspec.ValidationError) -> InvalidRequest:
+    """Returns what the caller is told: where something is wrong, but not what stood there."""
+    return InvalidRequest(f"{_ENUM_VALUE.sub(' value', str(error))}.")

@@ -186,7 +186,7 @@ ORDER BY created_at, id
 """
 
 LIVE_KEYS = """
-SELECT hash, client, scopes, expires_at
+SELECT hash, client, scopes, extract(epoch FROM expires_at - now())::float8 AS seconds_left
 FROM api_keys
 WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
 """

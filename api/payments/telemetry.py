@@ -11,12 +11,14 @@ import math
 import random
 import re
 import sys
+import traceback
 from bisect import bisect_left
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import accumulate
 from typing import Any
 
+import asyncpg
 import msgspec
 from prometheus_client import REGISTRY, Counter, Gauge, start_http_server
 from prometheus_client.core import HistogramMetricFamily
@@ -114,9 +116,27 @@ class JsonFormatter(logging.Formatter):
         if (current := request_id.get()) is not None:
             line["request_id"] = current
         line.update(getattr(record, "fields", {}))
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+        if record.exc_info and record.exc_info[1] is not None:
+            line["exception"] = _traceback(record.exc_info[1])
         return msgspec.json.encode(line, enc_hook=str).decode()
+
+
+def _traceback(error: BaseException) -> str:
+    """Returns where an exception and its causes come from, and what they are, not what they say.
+
+    PostgreSQL quotes whole rows, and others the value that they failed at: somebody's payment.
+    """
+    parts = []
+    following: BaseException | None = error
+    while following is not None:
+        frames = "".join(traceback.format_tb(following.__traceback__))
+        name = type(following).__name__
+        if isinstance(following, asyncpg.PostgresError):
+            name += f" (SQLSTATE {following.sqlstate}, constraint {following.constraint_name})"
+        parts.append(f"Traceback (most recent call last):\n{frames}{name}")
+        hidden = None if following.__suppress_context__ else following.__context__
+        following = following.__cause__ or hidden
+    return "\n\n".join(reversed(parts))
 
 
 def configure_logging(settings: Settings) -> None:

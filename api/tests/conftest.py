@@ -99,9 +99,7 @@ def pytest_asyncio_loop_factories(
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """A PostgreSQL with the migrated template database."""
-    with tempfile.TemporaryDirectory(
-        dir=_fast_directory(), ignore_cleanup_errors=True
-    ) as directory:
+    with tempfile.TemporaryDirectory(dir=fast_directory(), ignore_cleanup_errors=True) as directory:
         cluster = Cluster(Path(directory) / "data")
         cluster.start()
         try:
@@ -112,7 +110,7 @@ def cluster() -> Iterator[Cluster]:
             cluster.stop()
 
 
-def _fast_directory() -> str | None:
+def fast_directory() -> str | None:
     """Returns a directory in memory if there is a large one: a copy of a database costs a tenth."""
     memory = Path("/dev/shm")  # noqa: S108 - a directory of its own is made in it
     large = memory.is_dir() and shutil.disk_usage(memory).free > 2 * 1024**3

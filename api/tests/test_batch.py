@@ -75,6 +75,18 @@ async def test_statements_have_a_size_and_keep_the_order() -> None:
     assert statement.runs == [[0], [1, 2, 3, 4], [5, 6, 7, 8], [9, 10]]
 
 
+async def test_statements_have_a_size_in_bytes() -> None:
+    statement = Statement()
+    batch: Batch[int, int] = Batch(
+        statement, size=100, queue_limit=100, limit_bytes=10, measure=lambda item: item
+    )
+    tasks = await submitted(batch, 0)
+    tasks += await submitted(batch, 4, 6, 1, 50, 2, 3)
+    statement.may_go_on.set()
+    assert await results(tasks) == [0, 8, 12, 2, 100, 4, 6]
+    assert statement.runs == [[0], [4, 6], [1], [50], [2, 3]]
+
+
 async def test_the_queue_has_a_limit() -> None:
     statement = Statement()
     batch = batch_of(statement, queue_limit=3)
@@ -198,6 +210,24 @@ async def test_who_leaves_before_the_rows_are_tried_alone_is_not_tried() -> None
     statement.may_go_on.set()
     assert await results([tasks[0], tasks[2]]) == [2, 6]
     assert [2] not in statement.runs
+
+
+async def test_a_held_key_keeps_nobody_else(api: Api, database: Database) -> None:
+    async with database.connect() as holder, holder.transaction():
+        await holder.execute(
+            "INSERT INTO payments (created_by, idempotency_key) VALUES ('shop', 'held')"
+        )
+        held = asyncio.create_task(api.create({"payment": 1}, Idempotency_Key="held"))
+        await waits_for_a_lock(database)
+        # These share the next statement, with one more caller of that key.
+        late = [asyncio.create_task(api.create({"payment": 1}, Idempotency_Key="held"))]
+        others = [asyncio.create_task(api.create({"payment": 1})) for _ in range(20)]
+        answers = await asyncio.gather(*others)
+        assert not late[0].done()
+        assert [answer.status_code for answer in answers] == [201] * 20
+        # Once it is known that somebody holds the key, who comes later does not wait for him.
+        assert (await api.create({"payment": 1})).elapsed.total_seconds() < 1
+        assert (await asyncio.gather(held, *late))[0].status_code == 503
 
 
 async def test_200_creates_while_one_statement_is_slow(api: Api, database: Database) -> None:

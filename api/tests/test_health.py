@@ -151,6 +151,14 @@ async def test_a_database_that_becomes_read_only(api: Api, database: Database) -
         pass
     problem(await api.create({"payment": 1}), 503, "database-unavailable")
     await _check_not_ready(api, "read-only")
+    # Another server takes over, and the old one lives on: what is connected to it stays read-only.
+    async with database.connect() as administrator:
+        await administrator.execute("SET default_transaction_read_only = off")
+        await administrator.execute(
+            f"ALTER DATABASE {database.name} RESET default_transaction_read_only"
+        )
+    assert (await api.create({"payment": 1})).status_code == 201
+    assert (await api.send("GET", "/readyz")).status_code == 200
 
 
 async def test_a_newer_schema_is_ready(start: Serve, database: Database) -> None:
@@ -187,7 +195,7 @@ async def test_a_service_that_is_told_to_stop(database: Database) -> None:
 # Processes and metrics
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
@@ -199,7 +207,7 @@ async def _process(
     database: Database, shutdown_delay_seconds: float = 0
 ) -> AsyncIterator[tuple[str, str, asyncio.subprocess.Process]]:
     """Runs `payments serve`; gives the URLs of the API and of the metrics, and the process."""
-    ports = (_free_port(), _free_port())
+    ports = (free_port(), free_port())
     process = await launch(
         "serve",
         variables={

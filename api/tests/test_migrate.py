@@ -397,6 +397,8 @@ async def test_nobody_logs_in_as_the_owner(empty: Database) -> None:
         "TRUNCATE payments",
         "UPDATE payments SET payment = 1",
         "UPDATE payments SET created_by = 'x'",
+        "UPDATE payments SET created_at = now()",
+        "INSERT INTO payments (created_at, created_by) VALUES ('2020-01-01', 'x')",
         "UPDATE payments SET data = '{}'",
         "SELECT setval('payments_id_seq', 1)",
         "INSERT INTO api_keys (client, hash, scopes) VALUES ('x', '', '{}')",
@@ -412,6 +414,32 @@ async def test_what_the_service_may_not_do(database: Database, sql: str) -> None
     async with database.connect("payments_app") as connection:
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await connection.execute(sql)
+
+
+@pytest.mark.parametrize("user", ["payments_app", "postgres"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "consumed_by = 'x'",
+        "consumed_at = now()",
+        "status = 'inserted', consumed_at = NULL, consumed_by = NULL",
+        "deleted_by = 'x'",
+        "deleted_at = now()",
+        "deleted_at = NULL, deleted_by = NULL",
+    ],
+)
+async def test_evidence_is_written_once(database: Database, change: str, user: str) -> None:
+    for sql in (
+        "INSERT INTO payments (created_by) VALUES ('x')",
+        "UPDATE payments SET status = 'consumed', consumed_at = now(), consumed_by = 'y'",
+        "UPDATE payments SET deleted_at = now(), deleted_by = 'z'",
+    ):
+        await database.fetch(sql)
+    (before,) = await database.fetch("SELECT * FROM payments")
+    async with database.connect(user) as connection:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError, match="cannot be changed"):
+            await connection.execute(f"UPDATE payments SET {change}")  # noqa: S608
+    assert await database.fetch("SELECT * FROM payments") == [before]
 
 
 @pytest.mark.parametrize(

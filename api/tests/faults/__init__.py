@@ -1,0 +1,1 @@
+"""Servers and PostgreSQL are killed, cut off and starved while callers keep count."""

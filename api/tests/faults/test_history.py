@@ -1,0 +1,126 @@
+"""The reckoning itself: each kind of difference between history and rows is seen for what it is."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.history import Change, Creation, History, Kind, compare, lost_before
+
+
+@pytest.fixture
+def history(tmp_path: Path) -> Iterator[History]:
+    history = History(tmp_path / "history.jsonl")
+    yield history
+    history.close()
+
+
+def _made(history: History) -> tuple[Creation, Change, Change, dict[str, Any]]:
+    """A payment that was made, consumed and deleted as it should be, and its row."""
+    creation = history.create("shop", "1.00", "key")
+    creation.began, creation.acknowledged, creation.id = 10, 12, 1
+    consumption = history.change("till", "consume", 1)
+    consumption.began, consumption.acknowledged, consumption.updated_at = 20, 22, "then"
+    deletion = history.change("shop", "delete", 1)
+    deletion.began, deletion.acknowledged = 30, 32
+    row = {
+        "id": 1,
+        "operation": creation.number,
+        "status": "consumed",
+        "payment": "1.00",
+        "idempotency_key": "key",
+        "updated_at": "later",
+        "created_at": 11,
+        "created_by": "shop",
+        "consumed_at": 21,
+        "consumed_by": "till",
+        "deleted_at": 31,
+        "deleted_by": "shop",
+    }
+    return creation, consumption, deletion, row
+
+
+def test_what_agrees(history: History) -> None:
+    *_, row = _made(history)
+    compare(history, [row])
+    assert history.violations == []
+    assert lost_before(history, [row], 100) == []
+
+
+ROW: dict[str, tuple[dict[str, Any], Kind]] = {
+    "not consumed": ({"status": "inserted", "consumed_at": None, "consumed_by": None}, "lost"),
+    "not deleted": ({"deleted_at": None, "deleted_by": None}, "lost"),
+    "of nobody": ({"operation": 77}, "phantom"),
+    "another value": ({"payment": "2.00"}, "wrong evidence"),
+    "another key": ({"idempotency_key": "other"}, "wrong evidence"),
+    "another id": ({"id": 2}, "lost"),
+    "made by somebody else": ({"created_by": "till"}, "wrong evidence"),
+    "made before it was asked for": ({"created_at": 9}, "wrong evidence"),
+    "made after it was acknowledged": ({"created_at": 13}, "wrong evidence"),
+    "consumed by somebody else": ({"consumed_by": "shop"}, "wrong evidence"),
+    "consumed too early": ({"consumed_at": 19}, "wrong evidence"),
+    "consumed too late": ({"consumed_at": 23}, "wrong evidence"),
+    "deleted by somebody else": ({"deleted_by": "till"}, "wrong evidence"),
+    "deleted too late": ({"deleted_at": 33}, "wrong evidence"),
+}
+
+
+@pytest.mark.parametrize("name", ROW)
+def test_a_row_that_is_wrong(history: History, name: str) -> None:
+    *_, row = _made(history)
+    change, kind = ROW[name]
+    compare(history, [row | change])
+    assert kind in {violation.kind for violation in history.violations}
+
+
+def test_a_row_that_is_missing(history: History) -> None:
+    _made(history)
+    compare(history, [])
+    assert [violation.kind for violation in history.violations] == ["lost"]
+    assert len(lost_before(history, [], 100)) == 3
+    assert len(lost_before(history, [], 25)) == 2
+    assert lost_before(history, [], 5) == []
+
+
+def test_two_rows_of_one_creation(history: History) -> None:
+    *_, row = _made(history)
+    compare(history, [row, row | {"id": 2, "idempotency_key": None}])
+    assert "doubled" in {violation.kind for violation in history.violations}
+
+
+def test_consumed_at_two_times(history: History) -> None:
+    _, consumption, _, row = _made(history)
+    other = history.change("till", "consume", 1)
+    other.began, other.acknowledged, other.updated_at = consumption.began, 23, "another time"
+    compare(history, [row])
+    assert [violation.kind for violation in history.violations] == ["doubled"]
+
+
+@pytest.mark.parametrize(("in_doubt", "kinds"), [(False, ["phantom"]), (True, ["unsettled"])])
+def test_a_creation_without_an_answer(history: History, in_doubt: bool, kinds: list[Kind]) -> None:
+    creation, *_, row = _made(history)
+    creation.acknowledged, creation.in_doubt = None, in_doubt
+    compare(history, [row])
+    assert [violation.kind for violation in history.violations] == kinds
+
+
+def test_a_creation_without_a_key_may_stay_in_doubt(history: History) -> None:
+    creation, *_, row = _made(history)
+    creation.acknowledged, creation.in_doubt, creation.key = None, True, None
+    compare(history, [row | {"idempotency_key": None}])
+    assert history.violations == []
+
+
+def test_changes_that_nobody_asked_for(history: History) -> None:
+    *_, row = _made(history)
+    history.changes.clear()
+    compare(history, [row])
+    assert [violation.kind for violation in history.violations] == ["phantom", "phantom"]
+
+
+def test_a_change_that_was_refused_for_certain(history: History) -> None:
+    _, consumption, _, row = _made(history)
+    consumption.acknowledged = None
+    compare(history, [row])
+    assert [violation.kind for violation in history.violations] == ["phantom"]
