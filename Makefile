@@ -311,12 +311,27 @@ burn-rate: $(CLIENTS)/helm ## Watches an environment after a release; fails when
 	@$(RELEASE) pipeline.burn_rate "$${ENVIRONMENT-}" '$(MINUTES)'
 
 .PHONY: release
-release: ## Tags what production runs, and publishes its notes (COMMIT=, DRY_RUN=)
+release: ## Tags what production runs, and publishes its notes (IMAGE=, CHART=, COMMIT=, DRY_RUN=)
+	@IMAGE='$(IMAGE)' pipeline/tag
 	@python3 -m pipeline.release publish
 
 .PHONY: release-outputs
 release-outputs: ## Says the version, and whether this commit is a release
 	@python3 -m pipeline.release outputs
+
+# What a schedule runs, it also keeps for the issue that says what went wrong.
+.PHONY: said
+said: ## Runs verbs, and keeps what they say in .cache/said.txt (VERBS=)
+	@mkdir -p .cache
+	@$(MAKE) $(VERBS) 2>&1 | tee .cache/said.txt
+
+.PHONY: lock-check
+lock-check: lock ## Fails when `make lock` changes what a lock file names
+	@! git diff --unified=0 -- '*.lock' | grep '^[+-][a-z].*=='
+
+.PHONY: scan-released
+scan-released: ## Scans the image of the last release in the registry (REGISTRY=)
+	@$(MAKE) scan IMAGE="$${REGISTRY:?is not set}/payments:$$(pipeline/previous)"
 
 PLACE ?=
 TEXT ?= .cache/plan.txt

@@ -17,13 +17,16 @@ _ROW = re.compile(r"^\| `?(.+?)`? \|.*\| ([\d.]+) \| [\d.]+ \|$")
 
 def lines(page: str) -> dict[str, float]:
     """Returns dollars a month in the first region, by `place: resource`."""
-    place, found = "", {}
+    place = ""
+    found: dict[str, float] = {}
     _, _, listed = page.partition("## What each place costs")
     for line in listed.splitlines():
         if line.startswith("#"):
             place = line.strip("# ")
         elif (row := _ROW.match(line)) and "**" not in line:
-            found[f"{place}: {row[1]}"] = float(row[2])
+            # A resource has a line for each thing that is paid for.
+            name = f"{place}: {row[1]}"
+            found[name] = round(found.get(name, 0) + float(row[2]), 2)
     return found
 
 

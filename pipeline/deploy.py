@@ -84,6 +84,15 @@ def is_ancestor(older: str, newer: str) -> bool:
     return result.returncode == 0
 
 
+def tell(environment: str) -> None:
+    """Tells the workflow's next step where the service answers."""
+    url = f"https://{setting(f'environment-{environment}.tfvars', 'host')}"
+    print(url)
+    if path := os.environ.get("GITHUB_OUTPUT"):
+        with Path(path).open("a") as file:
+            file.write(f"url={url}\n")
+
+
 def recover(environment: str, found: list[promotion.Revision]) -> None:
     """Takes back what a run that was stopped has left half done."""
     if promotion.abandoned(found, datetime.now(UTC)):
@@ -116,6 +125,7 @@ def deploy(environment: str) -> None:
         (folder / "aws.yaml").write_text(helm_values(environment))
         (folder / "rds.pem").write_text(certificates(environment))
         change(*upgrade(environment, image, chart, commit, folder))
+    tell(environment)
 
 
 def upgrade(environment: str, image: str, chart: str, commit: str, folder: Path) -> list[str]:
@@ -169,6 +179,7 @@ def rollback(environment: str) -> None:
         print(f"Revision {found[-1].number} is {found[-1].status}")
     print(f"Back to revision {target.number}, {target.digest} of commit {target.commit}")
     change(*_rollback(environment, target.number))
+    tell(environment)
 
 
 def show(environment: str) -> None:

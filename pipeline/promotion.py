@@ -132,6 +132,8 @@ def rollback_target(revisions: Sequence[Revision], digest: str) -> Revision:
         Refused: there is none.
     """
     now = running(revisions)
+    if now is not None and revisions[-1].pending and digest in {"", now.digest}:
+        return now  # something newer hangs half way: what served before it is the way back
     good = [r for r in revisions if r.status == "superseded" and r.digest]
     other = [r for r in good if now is None or r.digest != now.digest]
     if digest and now is not None and now.digest == digest:

@@ -12,7 +12,7 @@ import sys
 import tarfile
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 DOCKER = os.environ.get("DOCKER") or "docker"
 NAME = "payments-reproducible"
@@ -28,11 +28,11 @@ class Layer(NamedTuple):
     digest: str
 
 
-def layers(config: dict[str, object]) -> list[Layer]:
+def layers(config: Any) -> list[Layer]:
     """Returns the layers that an image's configuration names, from the base up."""
     history = config["history"]
-    digests = config["rootfs"]["diff_ids"]  # type: ignore[index]
-    makers = [h["created_by"] for h in history if not h.get("empty_layer")]  # type: ignore[attr-defined]
+    digests = config["rootfs"]["diff_ids"]
+    makers = [h.get("created_by", "the base") for h in history if not h.get("empty_layer")]
     return [Layer(*pair) for pair in zip(makers, digests, strict=True)]
 
 
@@ -43,38 +43,50 @@ def differences(first: list[Layer], second: list[Layer]) -> list[str]:
     return [a.made_by for a, b in zip(first, second, strict=True) if a.digest != b.digest]
 
 
-def files(layer: Path) -> dict[str, str]:
-    """Returns each entry of a layer, with a digest of all that it is."""
+def files(saved: Path, layer: int) -> dict[str, str]:
+    """Returns each entry of a saved image's layer, with a digest of all that it is."""
     found = {}
-    with tarfile.open(layer) as archive:
-        for entry in archive:
-            about = (entry.type, entry.mode, entry.uid, entry.gid, entry.mtime, entry.linkname)
-            content = archive.extractfile(entry)
-            digest = hashlib.sha256(content.read() if content else b"").hexdigest()
-            found[entry.name] = f"{about} {digest}"
+    with tarfile.open(saved) as image:
+        name = manifest(image)["Layers"][layer]
+        with tarfile.open(fileobj=image.extractfile(name)) as archive:
+            for entry in archive:
+                about = (entry.type, entry.mode, entry.uid, entry.gid, entry.mtime, entry.linkname)
+                content = archive.extractfile(entry)
+                digest = hashlib.sha256(content.read() if content else b"").hexdigest()
+                found[entry.name] = f"{about} {digest}"
     return found
 
 
-def build(folder: Path, number: int) -> tuple[list[Layer], list[Path]]:
-    """Builds the image; returns its layers, and where each is."""
-    name = f"{NAME}:{number}"
+def manifest(image: tarfile.TarFile) -> Any:
+    """Returns what a saved image says of itself."""
+    return read(image, "manifest.json")[0]
+
+
+def read(image: tarfile.TarFile, name: str) -> Any:
+    """Returns a JSON file of a saved image.
+
+    Raises:
+        KeyError: there is none.
+    """
+    file = image.extractfile(name)
+    if file is None:
+        raise KeyError(name)
+    return json.load(file)
+
+
+def build(saved: Path) -> list[Layer]:
+    """Builds the image and saves it; returns its layers."""
     flags = f"{os.environ.get('BUILD_FLAGS', '')} --no-cache".strip()
-    print(f"Build {number} of 2", flush=True)
-    command = ["make", "image", f"IMAGE={name}", f"BUILD_FLAGS={flags}", f"DOCKER={DOCKER}"]
+    print(f"Build {saved.stem} of 2", flush=True)
+    command = ["make", "image", f"IMAGE={NAME}", f"BUILD_FLAGS={flags}", f"DOCKER={DOCKER}"]
     command.append(f"BASE={os.environ.get('BASE', '')}")
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         sys.exit(f"make image failed:\n{result.stderr[-4000:]}")
-    target = folder / str(number)
-    target.mkdir()
-    saved = target / "image.tar"
-    subprocess.run([DOCKER, "save", "--output", saved, name], check=True)
-    subprocess.run([DOCKER, "rmi", name], check=True, capture_output=True)
-    with tarfile.open(saved) as archive:
-        archive.extractall(target, filter="data")
-    [manifest] = json.loads((target / "manifest.json").read_text())
-    config = json.loads((target / manifest["Config"]).read_text())
-    return layers(config), [target / layer for layer in manifest["Layers"]]
+    subprocess.run([DOCKER, "save", "--output", saved, NAME], check=True)
+    subprocess.run([DOCKER, "rmi", NAME], check=True, capture_output=True)
+    with tarfile.open(saved) as image:
+        return layers(read(image, manifest(image)["Config"]))
 
 
 def main() -> None:
@@ -84,7 +96,8 @@ def main() -> None:
         SystemExit: the application's layer is not the same twice.
     """
     with tempfile.TemporaryDirectory() as folder:
-        (first, saved), (second, saved_again) = (build(Path(folder), n) for n in (1, 2))
+        saved = [Path(folder, f"{number}.tar") for number in (1, 2)]
+        first, second = [build(file) for file in saved]
         different = differences(first, second)
         for layer, again in zip(first, second, strict=True):
             mark = "differs" if layer.digest != again.digest else "the same"
@@ -92,7 +105,7 @@ def main() -> None:
         [place] = [n for n, layer in enumerate(first) if layer.made_by.startswith(APPLICATION)]
         for number, layer in enumerate(first):
             if layer.made_by in different:
-                one, other = files(saved[number]), files(saved_again[number])
+                one, other = (files(file, number) for file in saved)
                 names = sorted(n for n in one.keys() | other.keys() if one.get(n) != other.get(n))
                 print(f"In {layer.made_by[:40]}: {len(names)} entries, {', '.join(names[:10])}")
         if first[place].digest != second[place].digest:
