@@ -225,11 +225,11 @@ $(TRIVY):
 	@GOEXPERIMENT=jsonv2 pipeline/go-install github.com/aquasecurity/trivy/cmd/trivy $@
 
 .PHONY: workflows
-workflows: $(STAMP) $(PIPELINE_STAMP) $(ACTIONLINT) ## Checks the workflows (actionlint, zizmor) and tests what they call
+workflows: $(STAMP) $(PIPELINE_STAMP) $(ACTIONLINT) $(OASDIFF) clients ## Checks the workflows (actionlint, zizmor) and tests what they call
 	$(ACTIONLINT) -shellcheck= -pyflakes=
 	$(PIPELINE_BIN)/zizmor --offline --pedantic --quiet .github
 	cd pipeline && $(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy
-	cd pipeline && $(BIN)/python -m pytest -n 2
+	cd pipeline && OASDIFF='$(OASDIFF)' $(BIN)/python -m pytest -n 2
 
 # The last release, or the commit before this one while there is none.
 FROM ?= $(shell pipeline/previous)

@@ -6,6 +6,7 @@ go through `gh`, with GH_TOKEN and GH_REPO. What is said is the file's text, cut
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,8 @@ def body(title: str, text: str) -> str:
     if len(text) > LIMIT:
         text = f"{text[:LIMIT]}\n… the rest is in the run's log\n"
     # A fence longer than any in the text: what a plan prints cannot end it.
-    fence = "`" * (3 + max((len(run) for run in text.split() if set(run) == {"`"}), default=0))
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
     return f"{mark(title)}\n### {title}\n\n{fence}\n{text.rstrip()}\n{fence}\n"
 
 
