@@ -186,11 +186,13 @@ async def measure(arguments: argparse.Namespace, key: str) -> list[str]:
     print(f"{len(load.accepted)} payments accepted, {len(differences)} of them amiss; all deleted")
     problems = [*differences]
     for failure, times in Counter(f.split(": ", 1)[1] for f in load.failures).most_common(5):
-        problems.append(f"{times} × {failure}")
+        problems.append(f"{times} times: {failure}")
     if p99 > arguments.p99_ms:
         problems.append(f"p99 is {p99:.1f} ms, above {arguments.p99_ms:g} ms")
     if load.late > LATE_SHARE * len(load.latencies):
-        problems.append(f"{load.late} requests were sent late: this machine is too slow or too busy")
+        problems.append(
+            f"{load.late} requests were sent late: this machine is too slow or too busy"
+        )
     return problems
 
 

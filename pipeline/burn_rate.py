@@ -25,7 +25,9 @@ INTERVAL_SECONDS = 30
 PROBES = ("/livez", "/readyz")
 
 SELECTOR = "app.kubernetes.io/instance=payments,app.kubernetes.io/component=api"
-READ = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9464/metrics').read().decode())"
+READ = (
+    "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9464/metrics').read().decode())"
+)
 
 _COUNT = re.compile(r"^http_server_request_duration_seconds_count\{(.*)\} (\S+)$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')

@@ -192,7 +192,9 @@ def kubeconfig(environment: str) -> None:
     """Lets kubectl and helm reach the environment's cluster."""
     file = f"environment-{environment}.tfvars"
     cluster = f"payments-{setting(file, 'platform')}"
-    change("aws", "eks", "update-kubeconfig", "--name", cluster, "--region", setting(file, "region"))
+    change(
+        "aws", "eks", "update-kubeconfig", "--name", cluster, "--region", setting(file, "region")
+    )
 
 
 def test(environment: str) -> None:

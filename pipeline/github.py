@@ -1,7 +1,8 @@
 """github.py comment|issue TITLE FILE: says something on GitHub, once, and corrects it afterwards.
 
 comment: on the pull request PULL_REQUEST, one comment a title. issue: one open issue a title. Both
-go through `gh`, with GH_TOKEN and GH_REPO. What is said is the file's text, cut to what GitHub takes.
+go through `gh`, with GH_TOKEN and GH_REPO. What is said is the file's text, cut to what GitHub
+takes.
 """
 
 import json

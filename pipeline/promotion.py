@@ -120,8 +120,8 @@ def check_deploy(
         )
     if now.commit and not is_ancestor(now.commit, commit):
         raise Refused(
-            f"commit {commit[:12]} does not contain {now.commit[:12]}, which runs here: it is older,"
-            " or of another branch. Deploy the newest, or run the workflow rollback"
+            f"commit {commit[:12]} does not contain {now.commit[:12]}, which runs here: it is"
+            " older, or of another branch. Deploy the newest, or run the workflow rollback"
         )
 
 

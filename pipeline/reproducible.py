@@ -18,7 +18,7 @@ DOCKER = os.environ.get("DOCKER") or "docker"
 NAME = "payments-reproducible"
 
 # The layer that holds all that this repository and its locks put into the image.
-APPLICATION = "COPY /app /app"
+APPLICATION = "COPY /image /"
 
 
 class Layer(NamedTuple):

@@ -183,14 +183,12 @@ def purge(retention_days: int) -> None:
 def smoke_command(url: str, anonymous: bool, wait_seconds: float) -> None:
     """Check the deployed service at URL from outside; exit with 1 if anything fails.
 
-    With a key in PAYMENTS_SMOKE_KEY (scopes payments:read, payments:write, payments:delete) payments
-    of one cent are made, consumed and deleted; without one, what needs none is checked.
+    With a key in PAYMENTS_SMOKE_KEY, which needs all three scopes, payments of one cent are made,
+    consumed and deleted; without one, what needs none is checked.
     """
     key = os.environ.get("PAYMENTS_SMOKE_KEY") or None
     try:
-        failures = smoke.check(
-            url, key, click.echo, anonymous=anonymous, wait_seconds=wait_seconds
-        )
+        failures = smoke.check(url, key, click.echo, anonymous=anonymous, wait_seconds=wait_seconds)
     except smoke.Failed as error:
         raise click.ClickException(str(error)) from None
     sys.exit(failures > 0)

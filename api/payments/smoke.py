@@ -59,9 +59,7 @@ class Target:
     def connect(self, secure: bool, port: int) -> HTTPConnection:
         """Returns a connection, not opened yet."""
         if secure:
-            return HTTPSConnection(
-                self.host, port, timeout=TIMEOUT_SECONDS, context=self._context
-            )
+            return HTTPSConnection(self.host, port, timeout=TIMEOUT_SECONDS, context=self._context)
         return HTTPConnection(self.host, port, timeout=TIMEOUT_SECONDS)
 
     def send(
@@ -180,7 +178,9 @@ READY = {"status": "ready"}
 def access(target: Target, anonymous: bool) -> None:
     """Nobody gets in without a key, and the metrics stay inside."""
     for key in ("", "x" * 43):
-        answer = target.send("GET", "/v1/payments?limit=1", key=key, status=200 if anonymous else 401)
+        answer = target.send(
+            "GET", "/v1/payments?limit=1", key=key, status=200 if anonymous else 401
+        )
         if not anonymous and "Bearer" not in answer.headers.get("WWW-Authenticate", ""):
             raise Failed("GET /v1/payments without a key: no WWW-Authenticate asks for one")
     target.send("GET", "/metrics", status=404)

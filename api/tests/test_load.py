@@ -40,7 +40,7 @@ async def test_an_accepted_payment_that_is_lost_is_found(start: Serve, database:
     url, key = await start(), await database.key()
     running = asyncio.create_task(run(url, key))
     async with asyncio.timeout(20):
-        while not (lost := await database.fetch("DELETE FROM payments RETURNING id")):
+        while not (lost := await database.fetch("DELETE FROM payments RETURNING id")):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     status, output = await running
     assert status == 1

@@ -119,7 +119,7 @@ async def test_it_waits_for_a_service_that_is_not_ready_yet(
         await asyncio.sleep(2)
         assert process.returncode is None
     output, _ = await process.communicate()
-    assert (process.returncode, marks(output.decode())["ready"]) == (0, "ok")
+    assert marks(output.decode()) == {"ready": "ok", "access": "ok"}
 
 
 @pytest.mark.parametrize("url", ["payments", "ftp://payments", "http:///v1", "http://host/v1"])
@@ -194,12 +194,12 @@ async def run_over_tls(url: str, key: str, known: Path) -> tuple[int, str]:
 
 @pytest.mark.in_process
 @pytest.mark.parametrize(
-    ("name", "days", "known", "failure"),
+    ("certificate", "failure"),
     [
-        ("localhost", 90, True, ""),
-        ("localhost", 5, True, "its renewal fails"),
-        ("elsewhere", 90, True, "Hostname mismatch"),
-        ("localhost", 90, False, "CERTIFICATE_VERIFY_FAILED"),
+        (("localhost", 90, True), ""),
+        (("localhost", 5, True), "its renewal fails"),
+        (("elsewhere", 90, True), "Hostname mismatch"),
+        (("localhost", 90, False), "CERTIFICATE_VERIFY_FAILED"),
     ],
     ids=["good", "about to end", "another name", "unknown authority"],
 )
@@ -207,16 +207,15 @@ async def test_certificates(
     start: Serve,
     database: Database,
     directory: Path,
-    name: str,
-    days: int,
-    known: bool,
+    certificate: tuple[str, int, bool],
     failure: str,
 ) -> None:
-    certificate = make_certificate(directory, name, days)
+    name, days, known = certificate
+    file = make_certificate(directory, name, days)
     other = make_certificate(directory, "stranger", 90)
-    async with encrypted(await start(), certificate) as url:
+    async with encrypted(await start(), file) as url:
         key = await database.key()
-        status, output = await run_over_tls(url, key, certificate if known else other)
+        status, output = await run_over_tls(url, key, file if known else other)
     assert (status, marks(output)["certificate"]) == ((1, "FAILED") if failure else (0, "ok"))
     assert failure in output
     assert failure or set(marks(output).values()) == {"ok"}

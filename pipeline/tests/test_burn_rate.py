@@ -8,17 +8,24 @@ import pytest
 from pipeline.burn_rate import Counts, added, burns, counts, restarted
 from pipeline.release import ROOT
 
-METRICS = """\
-# HELP http_server_request_duration_seconds Time
-# TYPE http_server_request_duration_seconds histogram
-http_server_request_duration_seconds_bucket{http_request_method="GET",http_route="/list",http_response_status_code="200",le="1.0"} 9.0
-http_server_request_duration_seconds_count{http_request_method="POST",http_route="/v1/payments",http_response_status_code="201"} 90.0
-http_server_request_duration_seconds_count{http_request_method="POST",http_route="/v1/payments",http_response_status_code="503"} 6.0
-http_server_request_duration_seconds_count{http_request_method="GET",http_route="/v1/payments/{id}",http_response_status_code="404"} 4.0
-http_server_request_duration_seconds_count{http_request_method="GET",http_route="/readyz",http_response_status_code="503"} 50.0
-http_server_request_duration_seconds_count{http_request_method="GET",http_route="/livez",http_response_status_code="200"} 500.0
-other_count 7.0
-"""
+COUNT = "http_server_request_duration_seconds_count"
+METRICS = "\n".join(
+    [
+        "# TYPE http_server_request_duration_seconds histogram",
+        *(
+            f'{COUNT}{{http_request_method="{method}",http_route="{route}",'
+            f'http_response_status_code="{status}"}} {value}'
+            for method, route, status, value in (
+                ("POST", "/v1/payments", 201, 90.0),
+                ("POST", "/v1/payments", 503, 6.0),
+                ("GET", "/v1/payments/{id}", 404, 4.0),
+                ("GET", "/readyz", 503, 50.0),
+                ("GET", "/livez", 200, 500.0),
+            )
+        ),
+        "other_count 7.0",
+    ]
+)
 
 
 def test_requests_of_clients_are_counted_and_probes_are_not() -> None:

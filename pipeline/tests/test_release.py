@@ -32,15 +32,15 @@ CHANGELOG = """\
 
 def test_the_chart_has_the_services_version() -> None:
     chart = (ROOT / "charts" / "payments" / "Chart.yaml").read_text()
-    assert re.findall(r"^(?:version|appVersion): (.+)$", chart, re.MULTILINE) == [
-        release.version()
-    ] * 2
+    assert (
+        re.findall(r"^(?:version|appVersion): (.+)$", chart, re.MULTILINE)
+        == [release.version()] * 2
+    )
 
 
 def test_the_changelog_has_the_version_and_what_comes() -> None:
     sections = release.sections((ROOT / "CHANGELOG.md").read_text())
-    assert [*sections][0] == "Unreleased"
-    assert [*sections][1] == release.version()
+    assert [*sections][:2] == ["Unreleased", release.version()]
     assert release.notes(release.version(), (ROOT / "CHANGELOG.md").read_text())
 
 

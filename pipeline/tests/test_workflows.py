@@ -1,5 +1,6 @@
 """The workflows: they call what exists, say what they need, and trust what they should."""
 
+import itertools
 import re
 import shlex
 from collections.abc import Iterator
@@ -87,7 +88,9 @@ def test_a_step_runs_one_verb_or_script_that_exists(name: str, command: str) -> 
 
 
 def test_variables_and_secrets_are_documented_and_no_others() -> None:
-    used = {found for text in TEXTS.values() for found in re.findall(r"(?:vars|secrets)\.\w+", text)}
+    used = {
+        found for text in TEXTS.values() for found in re.findall(r"(?:vars|secrets)\.\w+", text)
+    }
     table = set(re.findall(r"^\| `((?:vars|secrets)\.\w+)` \|", DOCUMENT.read_text(), re.MULTILINE))
     assert used == table
 
@@ -169,7 +172,7 @@ def test_an_image_goes_through_the_environments_in_order() -> None:
     content = WORKFLOWS["workflows/deploy.yaml"]["jobs"]
     chain = [name for name in content if name in ENVIRONMENTS]
     assert chain == [*ENVIRONMENTS]
-    for before, after in zip(chain, chain[1:], strict=False):
+    for before, after in itertools.pairwise(chain):
         assert before in content[after]["needs"]
     for name in chain:
         [call] = [s["with"] for s in content[name]["steps"] if "actions/deploy" in s["uses"]]
@@ -214,7 +217,11 @@ def trusted() -> set[Login]:
     """Returns what terraform/bootstrap trusts: the table that its own test holds it to."""
     text = (ROOT / "terraform" / "bootstrap" / "tests" / "ci.tftest.hcl").read_text()
     rows = re.findall(r"^ +([\w-]+) += toset\(\[(.+)\]\)$", text, re.MULTILINE)
-    return {Login(role, subject) for role, list_ in rows for subject in re.findall(r'"(repo:[^"]+)"', list_)}
+    return {
+        Login(role, subject)
+        for role, list_ in rows
+        for subject in re.findall(r'"(repo:[^"]+)"', list_)
+    }
 
 
 def logins(workflow: dict[str, Any], events: set[str], inputs: dict[str, str]) -> Iterator[Login]:
@@ -248,7 +255,9 @@ def job_logins(job: Job, events: set[str], inputs: dict[str, str]) -> Iterator[L
         role = fill(step.get("with", {}).get("role-to-assume", ""), inputs)
         if step.get("uses", "").startswith("./.github/actions/"):
             action = ACTIONS[f"{step['uses'].removeprefix('./.github/')}/action.yaml"]
-            of_action = [s.get("with", {}).get("role-to-assume", "") for s in action["runs"]["steps"]]
+            of_action = [
+                s.get("with", {}).get("role-to-assume", "") for s in action["runs"]["steps"]
+            ]
             role = fill("".join(of_action), step["with"])
         if role:
             name = role.rpartition("/payments-ci-")[2]
