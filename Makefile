@@ -252,12 +252,12 @@ sbom: $(PIPELINE_STAMP) ## Writes what is in the image to .cache/sbom.spdx.json 
 
 .PHONY: scan
 scan: $(TRIVY) ## Fails on a known, mended and serious weakness in the image (IMAGE=)
-	$(TRIVY) image --exit-code 1 --severity HIGH,CRITICAL --ignore-unfixed --no-progress '$(IMAGE)'
+	$(TRIVY) image --exit-code 1 --severity HIGH,CRITICAL --ignore-unfixed --no-progress \
+	  --ignorefile pipeline/trivyignore.yaml '$(IMAGE)'
 
 .PHONY: scan-config
 scan-config: $(TRIVY) ## Fails on a serious mistake in Dockerfile, charts or Terraform (Trivy)
-	$(TRIVY) config --exit-code 1 --severity HIGH,CRITICAL --skip-check-update \
-	  --ignorefile pipeline/trivyignore.yaml --skip-dirs '**/.terraform' --skip-dirs '.venv*' --skip-dirs .cache .
+	@TRIVY='$(TRIVY)' pipeline/scan-config
 
 .PHONY: scan-cluster
 scan-cluster: $(TRIVY) ## Fails on a serious mistake in what runs in an environment (ENVIRONMENT=)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from pipeline import deploy
 from pipeline.promotion import ENVIRONMENTS
 from pipeline.release import ROOT, version
+from pipeline.tests.test_workflows import VERBS, commands
 
 REGISTRY = "123456789012.dkr.ecr.us-east-1.amazonaws.com"
 IMAGE = f"{REGISTRY}/payments@sha256:{'a' * 64}"
@@ -243,6 +245,15 @@ def test_the_real_helm_knows_every_option() -> None:
     ).stdout
     assert "--max" in history
     assert "--output" in history
+
+
+def test_every_verb_of_the_workflows_has_a_recipe_that_make_understands() -> None:
+    named = {word for _, command in commands() for word in shlex.split(command)[1:]}
+    verbs = sorted(named & VERBS)
+    assert len(verbs) > 25
+    for verb in verbs:
+        found = make("--dry-run", verb, f"IMAGE={IMAGE}", ENVIRONMENT="dev", REGISTRY=REGISTRY)
+        assert found.returncode == 0, found.stderr
 
 
 def test_a_build_that_is_published(programs: Path) -> None:
