@@ -117,7 +117,8 @@ def watch(environment: str, minutes: float) -> str | None:
         more = added(before, now) if before is not None else Counts()
         before = {**(before or {}), **now}
         total = Counts(total.all + more.all, total.failed + more.failed)
-        print(f"{total.all:.0f} requests, {total.failed:.0f} of them failed", flush=True)
+        said = f"{len(now)} pods, {total.all:.0f} requests, {total.failed:.0f} of them failed"
+        print(said, flush=True)
         if burns(total):
             return f"{total.failed:.0f} of {total.all:.0f} requests failed since the release"
         if time.monotonic() >= end:
