@@ -76,7 +76,7 @@ import: $(STAMP) ## Imports the old system's payments into a running `make run` 
 	  --report .data/import-report.csv $(IMPORT_FLAGS)
 
 .PHONY: test
-test: system-packages lint types migrations-lint image-lint unit faults charts infra-test ## Checks everything: style, types, migrations, all tests
+test: system-packages lint types migrations-lint image-lint workflows contract unit faults compat charts infra-test ## Checks everything: style, types, migrations, all tests
 
 .PHONY: lint
 lint: $(STAMP) ## Checks the style (ruff)
@@ -161,6 +161,21 @@ test-cluster: $(STAMP) $(CHART_STAMP) ## Tests image and chart on the cluster of
 	$(IMAGE_LOADER) '$(XDG_CACHE_HOME)/image.tar'
 	cd charts && IMAGE='$(IMAGE)' $(BIN)/python -m pytest -s --timeout 900 tests/cluster
 
+# A key is given in the environment rather than on the command line, where others can read it.
+.PHONY: smoke
+smoke: $(STAMP) ## Checks a deployed service from outside, safe in production (URL=, KEY=)
+	@cd api && PAYMENTS_SMOKE_KEY="$${KEY-}" $(BIN)/python -m payments smoke "$${URL-}"
+
+RATE ?= 50
+DURATION ?= 60
+P99_MS ?= 500
+export RATE DURATION P99_MS
+
+.PHONY: load
+load: $(STAMP) ## Loads a deployed service, with thresholds and reconciliation (URL=, KEY=, RATE=, DURATION=, P99_MS=)
+	@cd load && LOAD_KEY="$${KEY-}" $(BIN)/python staging.py "$${URL-}" \
+	  --rate "$$RATE" --seconds "$$DURATION" --p99-ms "$$P99_MS"
+
 .PHONY: system-packages
 system-packages: ## Installs what tests need of the system, as root on Debian; else says what is missing
 	@api/laptop/system_packages
@@ -213,6 +228,162 @@ infra-test: $(INFRA_STAMP) ## Tests Terraform without an account: validity, prom
 cost: $(INFRA_STAMP) ## Writes docs/cost.md from simulated plans; fails above a budget
 	@cd terraform/testkit && PYTHONPATH=.. $(INFRA_BIN)/python -m testkit.cost
 
+# What the pipeline calls, beside the verbs above. Programs from Go modules are built once, and kept
+# where the rest of what was downloaded is.
+PIPELINE_STAMP := .venv-pipeline/installed
+PIPELINE_BIN := .venv-pipeline/bin
+ifneq ($(CURDIR),$(shell cat $(PIPELINE_STAMP) 2>/dev/null))
+.PHONY: $(PIPELINE_STAMP)
+endif
+$(PIPELINE_STAMP): pipeline/requirements.lock
+	@api/laptop/install $@ $<
+
+TOOLS := $(XDG_CACHE_HOME)/go-programs
+ACTIONLINT := $(TOOLS)/actionlint@v1.7.12
+OASDIFF := $(TOOLS)/oasdiff@v1.36.0
+TRIVY := $(TOOLS)/trivy@v0.74.0
+$(ACTIONLINT):
+	@pipeline/go-install github.com/rhysd/actionlint/cmd/actionlint $@
+$(OASDIFF):
+	@pipeline/go-install github.com/oasdiff/oasdiff $@
+# Trivy reads JSON with what Go 1.26 still calls an experiment.
+$(TRIVY):
+	@GOEXPERIMENT=jsonv2 pipeline/go-install github.com/aquasecurity/trivy/cmd/trivy $@
+
+.PHONY: workflows
+workflows: $(STAMP) $(PIPELINE_STAMP) $(ACTIONLINT) $(OASDIFF) clients ## Checks the workflows (actionlint, zizmor) and tests what they call
+	$(ACTIONLINT) -shellcheck= -pyflakes=
+	$(PIPELINE_BIN)/zizmor --offline --pedantic --quiet .github
+	cd pipeline && $(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy
+	cd pipeline && OASDIFF='$(OASDIFF)' $(BIN)/python -m pytest -n 2
+
+# The last release, or the commit before this one while there is none.
+FROM ?= $(shell pipeline/previous)
+
+.PHONY: contract
+contract: $(OASDIFF) ## Fails when the contract breaks clients of the last release (FROM=)
+	@OASDIFF='$(OASDIFF)' pipeline/contract '$(FROM)'
+
+.PHONY: compat
+compat: $(STAMP) ## Runs the last release's tests on this schema (FROM=)
+	@pipeline/compat '$(FROM)'
+
+.PHONY: reproducible
+reproducible: ## Builds the image twice and compares what is in it (BASE=, BUILD_FLAGS=, DOCKER=)
+	@DOCKER='$(DOCKER)' BASE='$(BASE)' BUILD_FLAGS='$(BUILD_FLAGS)' python3 -m pipeline.reproducible
+
+.PHONY: sbom
+sbom: $(PIPELINE_STAMP) ## Writes what is in the image to .cache/sbom.spdx.json (IMAGE=, DOCKER=)
+	@DOCKER='$(DOCKER)' SYFT=$(PIPELINE_BIN)/syft pipeline/sbom '$(IMAGE)'
+
+.PHONY: scan
+scan: $(TRIVY) ## Fails on a known, mended and serious weakness in the image (IMAGE=)
+	$(TRIVY) image --exit-code 1 --severity HIGH,CRITICAL --ignore-unfixed --no-progress \
+	  --ignorefile pipeline/trivyignore.yaml '$(IMAGE)'
+
+.PHONY: scan-config
+scan-config: $(TRIVY) ## Fails on a serious mistake in Dockerfile, charts or Terraform (Trivy)
+	@TRIVY='$(TRIVY)' pipeline/scan-config
+
+.PHONY: scan-cluster
+scan-cluster: $(TRIVY) ## Fails on a serious mistake in what runs in an environment (ENVIRONMENT=)
+	$(TRIVY) kubernetes --exit-code 1 --severity HIGH,CRITICAL --report summary --scanners misconfig \
+	  --disable-node-collector --include-namespaces 'payments-$(ENVIRONMENT)'
+
+# Helm and kubectl by hash, and nothing else: what runs beside production's credentials is little.
+CLIENTS := .cache/clients
+$(CLIENTS)/helm: charts/tests/clients.lock charts/tests/unpack_clients.py
+	@pipeline/install-clients $(CLIENTS)
+HELM ?= $(CURDIR)/$(CLIENTS)/helm
+KUBECTL ?= $(CURDIR)/$(CLIENTS)/kubectl
+RELEASE = HELM='$(HELM)' KUBECTL='$(KUBECTL)' python3 -m
+
+.PHONY: clients
+clients: $(CLIENTS)/helm ## Installs helm and kubectl into .cache/clients, hashes checked
+
+# DRY_RUN=1 lets these say what they would do.
+.PHONY: publish
+publish: $(CLIENTS)/helm ## Builds and pushes image and chart of this commit (REGISTRY=, DRY_RUN=)
+	@HELM='$(HELM)' pipeline/publish
+
+.PHONY: verify
+verify: ## Refuses image and chart that the build on main did not make (IMAGE=, CHART=, COMMIT=, DRY_RUN=)
+	@IMAGE='$(IMAGE)' pipeline/verify
+
+.PHONY: kubeconfig
+kubeconfig: ## Lets kubectl and helm reach the cluster of an environment (ENVIRONMENT=, DRY_RUN=)
+	@python3 -m pipeline.deploy kubeconfig "$${ENVIRONMENT-}"
+
+.PHONY: deploy
+deploy: $(CLIENTS)/helm ## Brings image and chart, by digest, to an environment (ENVIRONMENT=, IMAGE=, CHART=, COMMIT=, DRY_RUN=)
+	@IMAGE='$(IMAGE)' $(RELEASE) pipeline.deploy deploy "$${ENVIRONMENT-}"
+
+.PHONY: rollback
+rollback: $(CLIENTS)/helm ## Goes back to the release before, or to DIGEST= (ENVIRONMENT=, DRY_RUN=)
+	@$(RELEASE) pipeline.deploy rollback "$${ENVIRONMENT-}"
+
+.PHONY: history
+history: $(CLIENTS)/helm ## Lists what ran in an environment, newest first (ENVIRONMENT=)
+	@$(RELEASE) pipeline.deploy history "$${ENVIRONMENT-}"
+
+.PHONY: helm-test
+helm-test: $(CLIENTS)/helm ## Runs the chart's test in an environment (ENVIRONMENT=, DRY_RUN=)
+	@$(RELEASE) pipeline.deploy test "$${ENVIRONMENT-}"
+
+MINUTES ?= 10
+
+.PHONY: burn-rate
+burn-rate: $(CLIENTS)/helm ## Watches an environment after a release; fails when requests fail (ENVIRONMENT=, MINUTES=)
+	@$(RELEASE) pipeline.burn_rate "$${ENVIRONMENT-}" '$(MINUTES)'
+
+.PHONY: release
+release: ## Tags what production runs, and publishes its notes (IMAGE=, CHART=, COMMIT=, DRY_RUN=)
+	@IMAGE='$(IMAGE)' pipeline/tag
+	@python3 -m pipeline.release publish
+
+.PHONY: release-outputs
+release-outputs: ## Says the version, and whether this commit is a release
+	@python3 -m pipeline.release outputs
+
+# What a schedule runs, it also keeps for the issue that says what went wrong.
+.PHONY: said
+said: ## Runs verbs, and keeps what they say in .cache/said.txt (VERBS=)
+	@mkdir -p .cache
+	@$(MAKE) $(VERBS) 2>&1 | tee .cache/said.txt
+
+.PHONY: lock-check
+lock-check: lock ## Fails when `make lock` changes what a lock file names
+	@! git diff --unified=0 -- '*.lock' | grep '^[+-][a-z].*=='
+
+.PHONY: scan-released
+scan-released: ## Scans the image of the last release in the registry (REGISTRY=)
+	@$(MAKE) scan IMAGE="$${REGISTRY:?is not set}/payments:$$(pipeline/previous)"
+
+PLACE ?=
+TEXT ?= .cache/plan.txt
+
+.PHONY: plan
+plan: ## Plans a place of Terraform without a lock (PLACE=, TEXT=)
+	@mkdir -p .cache
+	@pipeline/plan '$(PLACE)' '$(TEXT)'
+
+.PHONY: apply
+apply: ## Applies the saved plan of a place, and no other (PLACE=)
+	@terraform/run '$(PLACE)' apply
+
+.PHONY: cost-difference
+cost-difference: ## Writes what a change costs a month to .cache/cost.txt (FROM=)
+	@mkdir -p .cache
+	@python3 -m pipeline.cost_difference '$(FROM)' | tee .cache/cost.txt
+
+.PHONY: comment
+comment: ## Says the text of a file on a pull request, once a title (TITLE=, TEXT=, PULL_REQUEST=, DRY_RUN=)
+	@python3 -m pipeline.github comment "$${TITLE-}" '$(TEXT)'
+
+.PHONY: issue
+issue: ## Opens an issue with the text of a file, once a title (TITLE=, TEXT=, DRY_RUN=)
+	@python3 -m pipeline.github issue "$${TITLE-}" '$(TEXT)'
+
 UV_OPTIONS := --quiet --upgrade --universal --python-version 3.11 \
   --generate-hashes --no-emit-index-url --no-header --system-certs
 UV_COMPILE := $(BIN)/uv pip compile $(UV_OPTIONS)
@@ -225,8 +396,9 @@ lock: $(STAMP) ## Resolves the dependencies anew and writes all lock files
 	  pyproject.toml ../load/requirements.in
 	cd charts/tests && ../$(BIN)/uv pip compile $(UV_OPTIONS) --output-file requirements.lock requirements.in
 	cd terraform/testkit && ../$(BIN)/uv pip compile $(UV_OPTIONS) --output-file requirements.lock requirements.in
+	cd pipeline && $(BIN)/uv pip compile $(UV_OPTIONS) --output-file requirements.lock requirements.in
 	cd terraform/testkit && ../$(BIN)/uv pip compile $(UV_OPTIONS) --no-deps --output-file requirements-bare.lock requirements-bare.in
 
 .PHONY: clean
 clean: ## Removes what can be made again; .data, with the database, stays
-	rm -rf .venv .venv-load .venv-charts .venv-infra .install.lock .cache {api,load,charts,terraform/testkit}/.mypy_cache {api,charts}/.pytest_cache {api,load,charts,terraform/testkit}/.ruff_cache api/.hypothesis api/.coverage*
+	rm -rf .venv .venv-load .venv-charts .venv-infra .venv-pipeline .install.lock .cache {api,load,charts,pipeline,terraform/testkit}/.mypy_cache {api,charts,pipeline}/.pytest_cache {api,load,charts,pipeline,terraform/testkit}/.ruff_cache api/.hypothesis api/.coverage*

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 import asyncpg
 import click
 
-from payments import __version__, auth, config, db, iam, migrate, queries
+from payments import __version__, auth, config, db, iam, migrate, queries, smoke
 
 if TYPE_CHECKING:
     from payments.importer import Difference
@@ -172,6 +172,30 @@ def purge(retention_days: int) -> None:
     """
     total = _on_database(lambda connection: _purge(connection, timedelta(days=retention_days)))
     click.echo(f"{total} payments removed.")
+
+
+@main.command("smoke")
+@click.argument("url")
+@click.option("--anonymous", is_flag=True, help="The service is set to ask for no key.")
+@click.option(
+    "--wait-seconds",
+    type=click.FloatRange(0),
+    default=30,
+    show_default=True,
+    help="How long the service may take to become ready.",
+)
+def smoke_command(url: str, anonymous: bool, wait_seconds: float) -> None:
+    """Check the deployed service at URL from outside; exit with 1 if anything fails.
+
+    With a key in PAYMENTS_SMOKE_KEY, which needs all three scopes, payments of one cent are made,
+    consumed and deleted; without one, what needs none is checked.
+    """
+    key = os.environ.get("PAYMENTS_SMOKE_KEY") or None
+    try:
+        failures = smoke.check(url, key, click.echo, anonymous=anonymous, wait_seconds=wait_seconds)
+    except smoke.Failed as error:
+        raise click.ClickException(str(error)) from None
+    sys.exit(failures > 0)
 
 
 async def _purge(connection: asyncpg.Connection, retention: timedelta) -> int:

@@ -220,3 +220,19 @@ def test_requests_a_pod_are_a_metric_only_where_asked_for() -> None:
 
     assert kinds(payments()) == ["Resource"]
     assert kinds(payments({"autoscaling": {"requestsPerSecond": 500}})) == ["Resource", "Pods"]
+
+
+def test_the_charts_test_is_the_smoke_test(manifests: list[Manifest]) -> None:
+    (container,) = one(manifests, "Pod")["spec"]["containers"]
+    assert container["args"] == ["smoke", "http://payments", "--wait-seconds=40"]
+    assert "command" not in container
+    assert "env" not in container  # no key: what needs none is checked
+
+
+def test_the_charts_test_knows_that_no_key_is_asked_for() -> None:
+    inside = {
+        "settings": {"PAYMENTS_AUTHENTICATION": False},
+        "ingress": {"enabled": False, "host": ""},
+    }
+    (container,) = one(payments(inside), "Pod")["spec"]["containers"]
+    assert container["args"][-1] == "--anonymous"

@@ -24,14 +24,22 @@ resource "aws_ecr_lifecycle_policy" "this" {
   policy = jsonencode({
     rules = [
       {
+        # First, because an image that an earlier rule is about is no later rule's: what production
+        # runs stays, however many builds follow it.
         rulePriority = 1
+        description  = "All but the last 50 releases"
+        selection    = { tagStatus = "tagged", tagPrefixList = ["v"], countType = "imageCountMoreThan", countNumber = 50 }
+        action       = { type = "expire" }
+      },
+      {
+        rulePriority = 2
         description  = "What no tag names any more"
         selection    = { tagStatus = "untagged", countType = "sinceImagePushed", countUnit = "days", countNumber = 7 }
         action       = { type = "expire" }
       },
       {
-        # Some 15 MB of own layers each: 100 are about a quarter of releases, within 1.5 GB.
-        rulePriority = 2
+        # Some 15 MB of own layers each, three manifests a commit: 100 are within 1.5 GB.
+        rulePriority = 3
         description  = "All but the last 100"
         selection    = { tagStatus = "any", countType = "imageCountMoreThan", countNumber = 100 }
         action       = { type = "expire" }

@@ -6,7 +6,10 @@ is dead, for instance.
 
 import asyncio
 import json
+import os
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -37,7 +40,7 @@ from tests.cluster.conftest import (
     start,
     wait_until,
 )
-from tests.conftest import CHARTS
+from tests.conftest import CHARTS, ROOT, TOOLS
 
 RATE = 200  # requests a second
 UPDATES = 10
@@ -83,6 +86,20 @@ def test_helm_test_passes(figures: Figures) -> None:
     names = {p["metadata"]["name"] for p in get("networkpolicies")["items"]}
     assert names == {"default-deny", "clients", "payments", "payments-migration"}
     figures.add("`helm test`", f"passes in {time.monotonic() - began:.0f} s")
+
+
+def test_the_pipelines_watch_reads_every_pod() -> None:
+    """It is given the environment dev, whose namespace and release these are."""
+    result = subprocess.run(
+        [sys.executable, "-m", "pipeline.burn_rate", "dev", "0"],
+        cwd=ROOT,
+        env={**os.environ, "KUBECTL": str(TOOLS / "kubectl")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith(f"{len(api_pods())} pods, 0 requests, 0 of them failed\n")
 
 
 def test_the_namespace_refuses_a_pod_with_more_rights(figures: Figures) -> None:

@@ -89,7 +89,12 @@ run "old_images_end" {
   command = plan
 
   assert {
-    condition     = alltrue([for p in aws_ecr_lifecycle_policy.this : length(jsondecode(p.policy).rules) == 2]) && keys(aws_ecr_lifecycle_policy.this) == keys(aws_ecr_repository.this)
+    condition     = alltrue([for p in aws_ecr_lifecycle_policy.this : length(jsondecode(p.policy).rules) == 3]) && keys(aws_ecr_lifecycle_policy.this) == keys(aws_ecr_repository.this)
     error_message = "Every repository forgets what nobody needs."
+  }
+
+  assert {
+    condition     = alltrue([for p in aws_ecr_lifecycle_policy.this : jsondecode(p.policy).rules[0].rulePriority == 1 && jsondecode(p.policy).rules[0].selection.tagPrefixList == ["v"]])
+    error_message = "Releases are counted by themselves: builds that follow never push out what production runs."
   }
 }

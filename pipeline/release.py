@@ -1,0 +1,97 @@
+"""release.py outputs|notes|publish: what of this commit is a release.
+
+The version stands in api/payments/__init__.py; a test holds the chart and CHANGELOG.md to it. A
+commit is a release when CHANGELOG.md gives its version a date and no tag v<version> exists: the
+release is made by merging the change that says so, and by nothing else.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+_VERSION = re.compile(r'^__version__ = "(\d+\.\d+\.\d+)"$', re.MULTILINE)
+_HEADING = re.compile(r"^## \[(.+?)\](?: - (\d{4}-\d{2}-\d{2}))?$", re.MULTILINE)
+
+
+def version(root: Path = ROOT) -> str:
+    """Returns the version of this tree."""
+    found = _VERSION.search((root / "api" / "payments" / "__init__.py").read_text())
+    if found is None:
+        raise ValueError("api/payments/__init__.py has no __version__ of three numbers")
+    return found[1]
+
+
+def sections(changelog: str) -> dict[str, tuple[str, str]]:
+    """Returns each version's date, empty if it has none, and its text."""
+    parts = _HEADING.split(changelog)[1:]
+    return {
+        name: (date or "", text.strip())
+        for name, date, text in zip(parts[::3], parts[1::3], parts[2::3], strict=True)
+    }
+
+
+def is_release(version: str, changelog: str, tags: list[str]) -> bool:
+    """Whether the version is to be released."""
+    date, _ = sections(changelog).get(version, ("", ""))
+    return bool(date) and f"v{version}" not in tags
+
+
+def notes(version: str, changelog: str) -> str:
+    """Returns what CHANGELOG.md says of a version.
+
+    Raises:
+        ValueError: it says nothing.
+    """
+    _, text = sections(changelog).get(version, ("", ""))
+    if not text:
+        raise ValueError(f"CHANGELOG.md says nothing of {version}")
+    return text
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(
+        ["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
+
+
+def publish(own: str, changelog: str) -> None:
+    """Tags the commit that production runs now, and publishes its notes."""
+    command = ["gh", "release", "create", f"v{own}", f"--target={os.environ['COMMIT']}"]
+    command += [f"--title={own}", "--notes-file=-"]
+    print("+", " ".join(command), flush=True)
+    if not os.environ.get("DRY_RUN"):
+        subprocess.run(command, input=notes(own, changelog), text=True, check=True)
+
+
+def main(arguments: list[str]) -> None:
+    """Runs a verb.
+
+    Raises:
+        SystemExit: there is no such verb, or the changelog is not as it should be.
+    """
+    own, changelog = version(), (ROOT / "CHANGELOG.md").read_text()
+    try:
+        match arguments:
+            case ["outputs"]:
+                release = is_release(own, changelog, _git("tag", "--list", "v*").split())
+                lines = f"version={own}\nrelease={str(release).lower()}\n"
+                print(lines, end="")
+                if path := os.environ.get("GITHUB_OUTPUT"):
+                    with Path(path).open("a") as file:
+                        file.write(lines)
+            case ["notes"]:
+                print(notes(own, changelog))
+            case ["publish"]:
+                publish(own, changelog)
+            case _:
+                sys.exit(str(__doc__))
+    except ValueError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,1 @@
+"""Tests of what the workflows call, and of the workflows."""
