@@ -179,6 +179,8 @@ class System:
         """Kills PostgreSQL's first process; its children may finish what they have begun."""
         os.kill(self.cluster.pid, signal.SIGKILL)
         await asyncio.sleep(chance.uniform(0, 0.5))
+        while self.cluster.running:  # noqa: ASYNC110 - a killed process takes a moment to end
+            await asyncio.sleep(0.001)
         await self.in_thread(self.cluster.start)
         return "kill -9 of PostgreSQL"
 
