@@ -215,7 +215,12 @@ def _cents(value: object) -> int:
         amount = models.value(Raw(repr(value).encode()))
     if amount is None:
         raise AssertionError(value)
-    return int(amount * 100)
+    return _count(amount)
+
+
+def _count(amount: str) -> int:
+    """Returns the cents of an amount with two decimals."""
+    return int(amount.replace(".", ""))
 
 
 def _json_string(text: str) -> bytes:
@@ -370,7 +375,7 @@ class JsonSource:
             fields = models.decode(text.encode("utf-8", "surrogateescape"), dict[str, Raw])
             if "payment" in fields:
                 amount = models.value(fields["payment"])
-                cents = None if amount is None else int(amount * 100)
+                cents = None if amount is None else _count(amount)
             if "data" in fields:
                 document = _checked(bytes(fields["data"]))
         except Problem as error:

@@ -22,6 +22,8 @@ from tests.conftest import CLIENT, Api, Database
 from tests.test_cli import Result, run, run_on
 from tests.test_sources import sqlite_file
 
+pytestmark = pytest.mark.in_process  # a container does not see the files to import
+
 Rows = list[tuple[Any, ...]]
 Import = Callable[..., Coroutine[Any, Any, Result]]
 

@@ -175,7 +175,7 @@ def test_text_as_a_payment_is_what_the_api_takes(tmp_path: Path, text: str) -> N
         assert old.reason is not None
     else:
         assert amount is not None
-        assert old.cents == amount * 100
+        assert old.cents == Decimal(amount) * 100
 
 
 def test_more_rows_than_are_read_at_one_time(
