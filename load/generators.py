@@ -15,6 +15,7 @@ import subprocess
 import tempfile
 import uuid
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -90,6 +91,8 @@ def vegeta(servers: Sequence[Server], rate: int, seconds: float) -> Figures:
     took = (max(ends) - min(ends)) / 1e9
     cuts = statistics.quantiles(milliseconds, n=1000, method="inclusive")
     failed = len(codes) - codes.count(CREATED)
+    if failed:
+        print(f"not created: {Counter(codes)}", flush=True)
     return Figures(codes.count(CREATED) / took, failed, cuts[499], cuts[989], cuts[998], len(codes))
 
 

@@ -48,35 +48,40 @@ def ratio(results: dict[str, Any], kind: str) -> float:
 
 
 def write() -> None:
-    """Replaces the figures of the page and its pictures with what was last measured."""
-    bench = json.loads((RESULTS / "bench.json").read_text())
-    soak = json.loads((RESULTS / "soak.json").read_text())
-    for page, name, text in [
-        ("performance", "figures", _figures(bench)),
-        ("performance", "curves", _curves(bench)),
-        ("performance", "soak", _soak(soak)),
-        ("bottlenecks", "statements", _statements(bench)),
-        ("scaling", "pods", _pods(bench)),
-        ("scaling", "model", _model(bench)),
-    ]:
-        path = DOCS / f"{page}.md"
-        path.write_text(_replace(path.read_text(), name, text))
-    with rc_context(
-        {"svg.hashsalt": "performance", "font.size": 9, "axes.grid": True, "grid.alpha": 0.3}
-    ):
-        for name, figure in {
-            "latency": _latency(bench),
-            "throughput": _throughput(bench),
-            "table-size": _sizes(bench),
-            "soak": _memory(soak),
-        }.items():
-            figure.savefig(DOCS / f"performance-{name}.svg", metadata={"Date": None})
+    """Replaces the figures of the pages, and the pictures, with what was last measured."""
+    bench = _read("bench")
+    _write("performance", "figures", _figures(bench))
+    _write("performance", "curves", _curves(bench))
+    _write("bottlenecks", "statements", _statements(bench))
+    _write("scaling", "pods", _pods(bench))
+    _write("scaling", "model", _model(bench))
+    _draw("latency", _latency(bench))
+    _draw("throughput", _throughput(bench))
+    _draw("table-size", _sizes(bench))
 
 
-def _replace(page: str, name: str, text: str) -> str:
+def write_soak() -> None:
+    """The same for the soak."""
+    soak = _read("soak")
+    _write("performance", "soak", _soak(soak))
+    _draw("soak", _memory(soak))
+
+
+def _read(name: str) -> dict[str, Any]:
+    results: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return results
+
+
+def _write(page: str, name: str, text: str) -> None:
+    path = DOCS / f"{page}.md"
     begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
-    before, rest = page.split(begin)
-    return before + begin + text + end + rest.split(end)[1]
+    before, rest = path.read_text().split(begin)
+    path.write_text(before + begin + text + end + rest.split(end)[1])
+
+
+def _draw(name: str, figure: Figure) -> None:
+    with rc_context({"svg.hashsalt": "performance"}):
+        figure.savefig(DOCS / f"performance-{name}.svg", metadata={"Date": None})
 
 
 def _figures(results: dict[str, Any]) -> str:
@@ -235,6 +240,7 @@ def _figure(title: str, x: str, y: str) -> tuple[Figure, Any]:
     figure = Figure(figsize=(6.4, 3.4), layout="constrained")
     axes = figure.subplots()
     axes.set(title=title, xlabel=x, ylabel=y)
+    axes.grid(alpha=0.3)
     return figure, axes
 
 

@@ -59,7 +59,7 @@ def main() -> int:
     print(json.dumps({name: value for name, value in results.items() if name != "samples"}))
     if minutes >= 20:  # shorter ones are for trying
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-        report.write()
+        report.write_soak()
     grew = results["slope_mb_a_minute"] > SLOPE_LIMIT or results["descriptors_grew"] > 0
     return 1 if grew or results["failed"] else 0
 
