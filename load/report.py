@@ -259,7 +259,7 @@ def _latency(results: dict[str, Any]) -> Figure:
                 label=label,
             )
     axes.set(xscale="log", yscale="log")
-    axes.legend(ncols=2)
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
