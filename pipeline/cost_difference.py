@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PAGE = "docs/cost.md"
 
-_ROW = re.compile(r"^\| `?(.+?)`? \|.*\| ([\d.]+) \| [\d.]+ \|$")
+_ROW = re.compile(r"^\| `?(.+?)`? \|.*\| (-?[\d.]+) \| -?[\d.]+ \|$")
 
 
 def lines(page: str) -> dict[str, float]:
