@@ -1,10 +1,14 @@
 """`GET /v1/payments/{id}`."""
 
 import asyncio
+import re
 
+import asyncpg
 import pytest
 
-from tests.conftest import Api, problem
+from payments import db, queries
+from payments.config import Settings
+from tests.conftest import Api, Database, problem
 
 NO_IDS = [
     "0",
@@ -147,3 +151,24 @@ async def test_many_at_once_get_their_own(shared: Api) -> None:
     for one, answer in zip(wanted, answers, strict=True):
         assert answer.status_code == (200 if one else 404)
         assert one is None or answer.json() == one
+
+
+@pytest.mark.parametrize("statement", ["READ", "REPLAY", "CONSUME", "DELETE"])
+async def test_no_plan_that_was_made_for_an_empty_table_walks_it_when_it_has_grown(
+    database: Database, statement: str
+) -> None:
+    await database.fetch("ANALYZE payments")
+    connection = await asyncpg.connect(
+        database.url(), server_settings=db.server_settings(Settings(database_url=database.url()))
+    )
+    try:
+        sql = getattr(queries, statement)
+        await connection.execute(f"SET plan_cache_mode = force_generic_plan; PREPARE s AS {sql}")
+        nulls = ", ".join(["NULL"] * len(set(re.findall(r"\$\d", sql))))
+        explain = f"EXPLAIN (COSTS off) EXECUTE s ({nulls})"
+        rows = await connection.fetch(explain)
+    finally:
+        await connection.close()
+    plan = "\n".join(row[0] for row in rows)
+    assert "payments" in plan
+    assert "Seq Scan on payments" not in plan
