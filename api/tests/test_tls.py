@@ -15,6 +15,8 @@ from laptop.postgres import Cluster
 from tests import command
 from tests.conftest import Database, Serve, client
 
+pytestmark = pytest.mark.in_process  # a container does not see the authority's file
+
 # What `openssl req` has no option for: a certificate whose time is over.
 AUTHORITY = """
 [ca]
