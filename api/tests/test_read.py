@@ -172,3 +172,5 @@ async def test_no_plan_that_was_made_for_an_empty_table_walks_it_when_it_has_gro
     plan = "\n".join(row[0] for row in rows)
     assert "payments" in plan
     assert "Seq Scan on payments" not in plan
+    if statement == "READ":
+        assert "payments_pkey" in plan
