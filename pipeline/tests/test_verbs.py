@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -145,7 +146,7 @@ def run_deploy(folder: Path, verb: str, **variables: str) -> subprocess.Complete
         f" deploy.main([{verb!r}, 'production'])"
     )
     return subprocess.run(
-        ["python3", "-c", code],
+        [sys.executable, "-c", code],
         cwd=ROOT,
         env={
             "PATH": f"{folder}:{os.environ['PATH']}",
