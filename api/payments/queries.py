@@ -87,7 +87,13 @@ FROM input LEFT JOIN made USING (id)
 ORDER BY ordinality
 """
 
+# The statements below find each payment by an index whatever plan PostgreSQL has made and kept,
+# even for an empty table, which it would otherwise walk from end to end when it has grown:
+# ids are compared with an array and not joined, and a payment's deletion is looked at once it is
+# found, since a condition on `deleted_at` beside the one on `id` admits the indexes of the lists.
+
 # A payment as it was answered when its key made it: whatever became of it since is left out.
+# OFFSET 0 keeps the look-up of a key from being made a join.
 REPLAY = """
 SELECT
   p.id, 'inserted' AS status, p.data::text, p.payment::text, p.created_at,
@@ -95,13 +101,14 @@ SELECT
   p.payment IS NOT DISTINCT FROM i.payment::numeric AND p.data = i.data::jsonb AS matches
 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[])
   WITH ORDINALITY AS i (client, idempotency_key, payment, data, ordinality)
-LEFT JOIN payments AS p
-  ON p.created_by = i.client AND p.idempotency_key = i.idempotency_key
+LEFT JOIN LATERAL (
+  SELECT id, data, payment, created_at FROM payments
+  WHERE created_by = i.client AND idempotency_key = i.idempotency_key
+  OFFSET 0
+) AS p ON true
 ORDER BY ordinality
 """
 
-# Deleted payments are left out afterwards: a condition on `deleted_at` here would admit the indexes
-# of the lists, and a plan that is made for an empty table and kept would walk one from end to end.
 READ = """
 SELECT
   id, status::text, data::text, payment::text, created_at, updated_at,
@@ -116,37 +123,34 @@ WHERE id = ANY($1::bigint[])
 # `updated_at` always moves, because the ETag is made of it.
 CONSUME = """
 WITH wanted AS MATERIALIZED (
-  SELECT p.id, i.client, i.unchanged_since
-  FROM unnest($1::text[], $2::bigint[], $3::timestamptz[]) AS i (client, id, unchanged_since)
-  JOIN payments AS p ON p.id = i.id
-  WHERE p.status = 'inserted' AND p.deleted_at IS NULL
-  ORDER BY p.id
-  FOR UPDATE OF p SKIP LOCKED
+  SELECT id, deleted_at FROM payments
+  WHERE id = ANY($2::bigint[]) AND status = 'inserted'
+  ORDER BY id
+  FOR UPDATE SKIP LOCKED
 )
-UPDATE payments AS p
+UPDATE payments
 SET
-  status = 'consumed', consumed_at = now(), consumed_by = wanted.client,
-  updated_at = greatest(now(), p.updated_at + interval '1 microsecond')
-FROM wanted
+  status = 'consumed', consumed_at = now(),
+  consumed_by = ($1::text[])[array_position($2::bigint[], id)],
+  updated_at = greatest(now(), updated_at + interval '1 microsecond')
 WHERE
-  p.id = wanted.id AND p.status = 'inserted' AND p.deleted_at IS NULL
-  AND (wanted.unchanged_since IS NULL OR p.updated_at = wanted.unchanged_since)
-RETURNING p.id, p.status::text, p.data::text, p.payment::text, p.created_at, p.updated_at
+  id = ANY(ARRAY(SELECT id FROM wanted WHERE deleted_at IS NULL)) AND status = 'inserted'
+  AND coalesce(updated_at = ($3::timestamptz[])[array_position($2::bigint[], id)], true)
+RETURNING id, status::text, data::text, payment::text, created_at, updated_at
 """
 
 DELETE = """
 WITH wanted AS MATERIALIZED (
-  SELECT id FROM payments
-  WHERE id = $1 AND deleted_at IS NULL AND ($3::timestamptz IS NULL OR updated_at = $3)
+  SELECT id, deleted_at FROM payments
+  WHERE id = $1 AND ($3::timestamptz IS NULL OR updated_at = $3)
   FOR UPDATE SKIP LOCKED
 )
-UPDATE payments AS p
+UPDATE payments
 SET
   deleted_at = now(), deleted_by = $2,
-  updated_at = greatest(now(), p.updated_at + interval '1 microsecond')
-FROM wanted
-WHERE p.id = wanted.id
-RETURNING p.id, p.status::text, p.data::text, p.payment::text, p.created_at, p.updated_at
+  updated_at = greatest(now(), updated_at + interval '1 microsecond')
+WHERE id = (SELECT id FROM wanted WHERE deleted_at IS NULL)
+RETURNING id, status::text, data::text, payment::text, created_at, updated_at
 """
 
 # One branch for each index; the condition on $1 alone shuts the other one before it starts, also in
