@@ -1,6 +1,7 @@
 """The way to PostgreSQL: connections, their time limits, and what their failures mean."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -13,6 +14,8 @@ from payments.errors import DatabaseUnavailable
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
+
+_logger = logging.getLogger(__name__)
 
 # What a statement can meet that says nothing about the caller's input: the server is away, going,
 # read-only, full, or took too long. asyncpg raises OSError and TimeoutError for the network.
@@ -34,6 +37,11 @@ UNAVAILABLE = (
 # What says that another server has taken over: the one at the other end does not answer, not even
 # that the statement took too long, or lives on read-only. All connections of the pool lead there.
 _LOST = (TimeoutError, asyncpg.ReadOnlySQLTransactionError)
+
+
+# How many connections there are before the first caller: creations, reads and consumptions share
+# one each, and there is one for whatever else.
+_WARM = 4
 
 
 class Connection(asyncpg.Connection):
@@ -86,6 +94,26 @@ class Database:
             command_timeout=settings.command_timeout_seconds,
             server_settings=server_settings(settings),
         )
+
+    async def warm(self) -> None:
+        """Makes connections that know the table already, so that the first callers wait for none.
+
+        It is no failure when they cannot be had: who needs one makes it.
+        """
+        met = asyncio.Barrier(min(_WARM, self._settings.pool_size))
+
+        async def make() -> None:
+            async with self.connection() as connection:
+                await connection.fetch(queries.READ, [])
+                await met.wait()  # one that goes back at once would be lent again
+
+        try:
+            async with asyncio.timeout(self._settings.ready_timeout_seconds):
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(met.parties):
+                        group.create_task(make())
+        except* (TimeoutError, DatabaseUnavailable, asyncpg.PostgresError) as errors:
+            _logger.info("the pool could not be warmed: %r", errors.exceptions[0])
 
     async def close(self) -> None:
         """Closes the pool; what still runs is cut off after the request timeout."""

@@ -59,6 +59,7 @@ class Handlers:
         self._database = database
         self._probe = Probe(settings)
         self.draining = False
+        self._warmed = False
         size, queue_limit = settings.batch_size, settings.batch_queue_limit
         self._creations = Batch(
             self._run_creations,
@@ -210,6 +211,9 @@ class Handlers:
         reason = "the service is shutting down" if self.draining else await self._probe.check()
         if reason is not None:
             raise NotReady(f"{reason[0].upper()}{reason[1:]}.")
+        if not self._warmed:
+            self._warmed = True
+            await self._database.warm()
         return Response(200, [JSON], b'{"status":"ready"}')
 
     def close(self) -> None:

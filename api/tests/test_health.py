@@ -30,6 +30,22 @@ async def test_healthy(shared: Api) -> None:
         assert (head.status_code, head.content) == (200, b"")
 
 
+async def test_who_is_ready_has_connections(start: Serve, database: Database) -> None:
+    async with client(await start(), await database.key()) as api:
+        await api.http.get("/livez")
+        before = await _connections(database)
+        assert (await api.send("GET", "/readyz")).status_code == 200
+        assert await _connections(database) == before + 5  # one is the check's own
+
+
+async def _connections(database: Database) -> int:
+    [(count,)] = await database.fetch(
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND application_name = 'payments'"
+    )
+    return int(count)
+
+
 async def test_a_lost_database_comes_back_by_itself(api: Api, database: Database) -> None:
     made = await api.payment()
     path = f"/v1/payments/{made['id']}"
