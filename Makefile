@@ -330,6 +330,10 @@ history: $(CLIENTS)/helm ## Lists what ran in an environment, newest first (ENVI
 helm-test: $(CLIENTS)/helm ## Runs the chart's test in an environment (ENVIRONMENT=, DRY_RUN=)
 	@$(RELEASE) pipeline.deploy test "$${ENVIRONMENT-}"
 
+.PHONY: manage
+manage: $(CLIENTS)/helm ## Runs `payments COMMAND` in an environment as the schema's owner (ENVIRONMENT=, COMMAND=, FILE=)
+	@$(RELEASE) pipeline.manage "$${ENVIRONMENT-}" "$${COMMAND-}"
+
 MINUTES ?= 10
 
 .PHONY: burn-rate

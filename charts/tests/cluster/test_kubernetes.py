@@ -8,9 +8,11 @@ import asyncio
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +102,41 @@ def test_the_pipelines_watch_reads_every_pod() -> None:
     )
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.startswith(f"{len(api_pods())} pods, 0 requests, 0 of them failed\n")
+
+
+def manage(*command: str, file: Path | None = None) -> str:
+    """Runs a command of the service in the environment dev; returns what it prints."""
+    result = subprocess.run(
+        [sys.executable, "-m", "pipeline.manage", "dev", *command],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "KUBECTL": str(TOOLS / "kubectl"),
+            "HELM": str(TOOLS / "helm"),
+            "FILE": str(file or ""),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_the_schemas_owner_makes_a_key_and_brings_old_payments(
+    database: Database, tmp_path: Path
+) -> None:
+    key = manage("keys create ana --scope payments:read").strip()
+    assert len(key) == 43
+    assert "ana" in manage("keys list")
+    old = tmp_path / "old.sqlite3"
+    with closing(sqlite3.connect(old)) as file, file:
+        file.execute("CREATE TABLE payments (id INTEGER PRIMARY KEY, status TEXT)")
+        file.execute("INSERT INTO payments VALUES (7, 'inserted')")
+    manage("import --from /tmp/old.sqlite3 --report -", file=old)
+    assert asyncio.run(database.run("SELECT status::text FROM payments WHERE id = 7")) == "inserted"
+    left = [p["metadata"] for p in get("pods")["items"] if "manage" in p["metadata"]["name"]]
+    assert all("deletionTimestamp" in metadata for metadata in left)
 
 
 def test_the_namespace_refuses_a_pod_with_more_rights(figures: Figures) -> None:
