@@ -257,16 +257,17 @@ workflows: $(STAMP) $(PIPELINE_STAMP) $(ACTIONLINT) $(OASDIFF) clients ## Checks
 	cd pipeline && $(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy
 	cd pipeline && OASDIFF='$(OASDIFF)' $(BIN)/python -m pytest -n 2
 
-# The last release, or the commit before this one while there is none.
-FROM ?= $(shell pipeline/previous)
+# The last release, or the commit before this one while there is none. FROM is exported above, and so
+# empty where nobody gives it.
+EARLIER = "$${FROM:-$$(pipeline/previous)}"
 
 .PHONY: contract
 contract: $(OASDIFF) ## Fails when the contract breaks clients of the last release (FROM=)
-	@OASDIFF='$(OASDIFF)' pipeline/contract '$(FROM)'
+	@OASDIFF='$(OASDIFF)' pipeline/contract $(EARLIER)
 
 .PHONY: compat
 compat: $(STAMP) ## Runs the last release's tests on this schema (FROM=)
-	@pipeline/compat '$(FROM)'
+	@pipeline/compat $(EARLIER)
 
 .PHONY: reproducible
 reproducible: ## Builds the image twice and compares what is in it (BASE=, BUILD_FLAGS=, DOCKER=)
@@ -378,7 +379,7 @@ apply: ## Applies the saved plan of a place, and no other (PLACE=)
 .PHONY: cost-difference
 cost-difference: ## Writes what a change costs a month to .cache/cost.txt (FROM=)
 	@mkdir -p .cache
-	@python3 -m pipeline.cost_difference '$(FROM)' | tee .cache/cost.txt
+	@python3 -m pipeline.cost_difference $(EARLIER) | tee .cache/cost.txt
 
 .PHONY: comment
 comment: ## Says the text of a file on a pull request, once a title (TITLE=, TEXT=, PULL_REQUEST=, DRY_RUN=)

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -99,3 +100,32 @@ def test_what_breaks_a_client_is_found(change: Callable[[Json], None], tmp_path:
 def test_what_breaks_nobody_passes(change: Callable[[Json], None], tmp_path: Path) -> None:
     found = compare(change, tmp_path)
     assert found.returncode == 0, found.stdout
+
+
+def test_the_verb_compares_with_the_commit_before(tmp_path: Path) -> None:
+    def git(*arguments: str) -> None:
+        name = ("-c", "user.name=test", "-c", "user.email=test@example.com")
+        subprocess.run(["git", *name, *arguments], cwd=tmp_path, check=True)
+
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "pipeline").mkdir()
+    for script in ("contract", "previous"):
+        shutil.copy(ROOT / "pipeline" / script, tmp_path / "pipeline")
+    (tmp_path / "api").mkdir()
+    git("init", "--quiet")
+    changed = copy.deepcopy(CONTRACT)
+    remove_route(changed)
+    for content in (CONTRACT, changed):
+        (tmp_path / "api" / "openapi.yaml").write_text(yaml.safe_dump(content))
+        git("add", "--all")
+        git("commit", "--quiet", "--message=a change")
+    found = subprocess.run(
+        ["make", f"OASDIFF={os.environ['OASDIFF']}", "contract"],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "FROM": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode != 0
+    assert "removed" in found.stdout, found.stdout
