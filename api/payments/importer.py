@@ -2,8 +2,8 @@
 
 What is read goes by COPY into a temporary table. One statement compares it with the payments that
 are here; what it found is done in statements that are checked against it. New payments are
-committed by the ten thousand, in the order of their ids: a run that is cut off is finished by the
-next one, and a run with nothing to do changes nothing.
+committed by the 50,000, in the order of their ids: a run that is cut off is finished by the next
+one, and a run with nothing to do changes nothing.
 
 Only what the import made, and nobody but the import has changed, follows the old system. By itself
 it moves forward: a new payment, one consumed. Where the old system took something back, it is only

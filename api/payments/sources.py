@@ -10,6 +10,7 @@ import json
 import math
 import os
 import re
+import shlex
 import sqlite3
 import sys
 import urllib.error
@@ -34,9 +35,10 @@ NEEDED = {"id", "status"}
 # client that chose itself a larger id must not push all new ones out of that range.
 LAST_OLD_ID = 10**15
 
-# Rows of SQLite that are read at one time. Between two reads whoever writes into the file can: one
-# read of all would lock an old system that still runs.
+# Rows of SQLite that are read at one time, fewer where they are large. Between two reads whoever
+# writes into the file can: one read of all would lock an old system that still runs.
 SQLITE_ROWS = 10_000
+SQLITE_CHARACTERS = 8 * 1024 * 1024
 SQLITE_LOCK_SECONDS = 30.0
 
 JSON_CHUNK_BYTES = 64 * 1024
@@ -51,7 +53,13 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 
 
 class SourceError(Exception):
-    """The old system's payments cannot be read, or not whole; the message says which and why."""
+    """The old system's payments cannot be read, or not whole; the message says which and why.
+
+    It may quote the old system, whose names and answers can hold what a terminal obeys.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_printable(message))
 
 
 class OldPayment(NamedTuple):
@@ -173,11 +181,23 @@ class SqliteSource:
 
 def _read_all(connection: sqlite3.Connection, sql: str) -> Iterator[tuple[Any, ...]]:
     first = -(2**63)
-    while rows := connection.execute(sql, (first, SQLITE_ROWS)).fetchall():
+    while rows := _read_some(connection, sql, first):
         yield from rows
-        if len(rows) < SQLITE_ROWS or rows[-1][0] == 2**63 - 1:
+        if rows[-1][0] == 2**63 - 1:
             return
         first = rows[-1][0] + 1
+
+
+def _read_some(connection: sqlite3.Connection, sql: str, first: int) -> list[tuple[Any, ...]]:
+    rows = []
+    characters = 0
+    with closing(connection.execute(sql, (first, SQLITE_ROWS))) as cursor:
+        for row in cursor:
+            rows.append(row)
+            characters += sum(len(value) for value in row if isinstance(value, str | bytes))
+            if characters >= SQLITE_CHARACTERS:
+                break
+    return rows
 
 
 def _from_sqlite(row: tuple[Any, ...], payment_given: bool, data_given: bool) -> OldPayment:
@@ -493,11 +513,15 @@ def _refused(old: OldPayment) -> OldPayment:
 def _plain(text: str) -> str:
     """Returns the text, not too long, as PostgreSQL and a terminal can hold it."""
     text = text if len(text) <= 4 * SHOWN else f"{text[: 4 * SHOWN]}…"
+    return _printable(text)
+
+
+def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 def _no_place_for(where: str, names: list[str]) -> str:
-    ignore = " ".join(f"--ignore {name}" for name in names)
+    ignore = " ".join(f"--ignore {shlex.quote(name)}" for name in names)
     return (
         f"{where} has what the new system has no place for: {', '.join(names)};"
         f" to leave it behind, say {ignore}"

@@ -5,6 +5,7 @@ import math
 import socket
 import sqlite3
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from decimal import Decimal
@@ -312,6 +313,26 @@ def test_a_file_that_is_locked_for_too_long(
         old.execute("BEGIN EXCLUSIVE")
         with pytest.raises(SourceError, match="locked"):
             read(path)
+
+
+def test_large_rows_of_sqlite_are_not_held_together(tmp_path: Path) -> None:
+    text = "x" * 500_000
+    path = sqlite_file(tmp_path / "old", [(n, "inserted", text, 1) for n in range(1, 201)])
+    tracemalloc.start()
+    try:
+        for _ in sources.open_source(str(path), table="payments").rows():
+            pass
+        assert tracemalloc.get_traced_memory()[1] < 50_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_message_is_safe_on_a_terminal(tmp_path: Path) -> None:
+    path = sqlite_file(
+        tmp_path / "old", table='CREATE TABLE payments (id, status, "\x1b]0;owned\x07")'
+    )
+    with pytest.raises(SourceError, match=r"\\x1b]0;owned\\x07"):
+        read(path)
 
 
 # JSON
