@@ -104,7 +104,6 @@ peers-test: $(STAMP) $(LOAD_STAMP) ## Checks that what the service is compared w
 	cd load && PYTHONPATH=../api $(LOAD_BIN)/python -m pytest -ra -W error --timeout 60 \
 	  -p no:cacheprovider tests
 
-MINUTES ?= 20
 # Its figures mean something only where nothing else runs.
 BENCH = cd load && PYTHONPATH=../api $(LOAD_BIN)/python bench.py
 
@@ -114,7 +113,7 @@ bench: $(STAMP) $(LOAD_STAMP) ## Measures the service beside its peers and write
 
 .PHONY: soak
 soak: $(STAMP) $(LOAD_STAMP) ## Runs the service for twenty minutes at 70 % of what it can do (MINUTES=)
-	@cd load && PYTHONPATH=../api $(LOAD_BIN)/python soak.py --minutes '$(MINUTES)'
+	@cd load && PYTHONPATH=../api $(LOAD_BIN)/python soak.py --minutes '$(or $(MINUTES),20)'
 
 .PHONY: bench-check
 bench-check: $(STAMP) $(LOAD_STAMP) ## Fails when the service has lost its distance to peer (c) (2 minutes)
@@ -335,11 +334,9 @@ helm-test: $(CLIENTS)/helm ## Runs the chart's test in an environment (ENVIRONME
 manage: $(CLIENTS)/helm ## Runs `payments COMMAND` in an environment as the schema's owner (ENVIRONMENT=, COMMAND=, FILE=)
 	@$(RELEASE) pipeline.manage "$${ENVIRONMENT-}" "$${COMMAND-}"
 
-MINUTES ?= 10
-
 .PHONY: burn-rate
 burn-rate: $(CLIENTS)/helm ## Watches an environment after a release; fails when requests fail (ENVIRONMENT=, MINUTES=)
-	@$(RELEASE) pipeline.burn_rate "$${ENVIRONMENT-}" '$(MINUTES)'
+	@$(RELEASE) pipeline.burn_rate "$${ENVIRONMENT-}" '$(or $(MINUTES),10)'
 
 .PHONY: release
 release: ## Tags what production runs, and publishes its notes (IMAGE=, CHART=, COMMIT=, DRY_RUN=)
@@ -362,7 +359,8 @@ lock-check: lock ## Fails when `make lock` changes what a lock file names
 
 .PHONY: scan-released
 scan-released: ## Scans the image of the last release in the registry (REGISTRY=)
-	@$(MAKE) scan IMAGE="$${REGISTRY:?is not set}/payments:$$(pipeline/previous)"
+	@version=$$(git describe --tags --abbrev=0 --match 'v[0-9]*' 2>/dev/null) || { echo "There is no release yet"; exit 0; }; \
+	  $(MAKE) scan IMAGE="$${REGISTRY:?is not set}/payments:$$version"
 
 PLACE ?=
 TEXT ?= .cache/plan.txt
