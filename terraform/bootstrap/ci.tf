@@ -17,7 +17,7 @@ locals {
       platform           = platform
       github_environment = "platform-${platform}"
     } },
-    merge([for platform, p in var.platforms : { for environment in p.environments : "environment-${environment}" => {
+    merge([for platform, p in var.platforms : { for environment in keys(p.hosts) : "environment-${environment}" => {
       root               = "environment"
       name               = environment
       platform           = platform

@@ -7,7 +7,7 @@ locals {
   # Terraform's reading of what it manages. AWS has no narrower resource than `*` for most of it;
   # nothing here reads what a bucket, a secret or a database holds.
   read = [
-    "acm:Describe*", "acm:List*",
+    "acm:Describe*", "acm:GetCertificate", "acm:List*",
     "backup:Describe*", "backup:Get*", "backup:List*",
     "budgets:Describe*", "budgets:ListTagsForResource", "budgets:ViewBudget",
     "cloudwatch:Describe*", "cloudwatch:ListTagsForResource",
@@ -59,8 +59,12 @@ locals {
       Names = {
         actions   = ["route53:ChangeResourceRecordSets", "route53:ChangeTagsForResource", "route53:DeleteHostedZone"]
         resources = ["arn:${local.partition}:route53:::hostedzone/*", "arn:${local.partition}:route53:::change/*"]
-        # No host's address: those are external-dns's.
-        only = [{ test = "ForAllValues:StringEquals", variable = "route53:ChangeResourceRecordSetsRecordTypes", values = ["CNAME", "NS"] }]
+        # No host's address: those are external-dns's. Only what delegates to the platform's own hosts and
+        # validates their certificates: in whose zone it stands, nothing tells before the zone is there.
+        only = [
+          { test = "ForAllValues:StringEquals", variable = "route53:ChangeResourceRecordSetsRecordTypes", values = ["CNAME", "NS"] },
+          { test = "ForAllValues:StringLike", variable = "route53:ChangeResourceRecordSetsNormalizedRecordNames", values = ["{hosts}", "_*.{hosts}"] },
+        ]
       }
       Certificate = {
         actions   = ["acm:*Certificate", "acm:*TagsToCertificate", "acm:*TagsFromCertificate"]
@@ -136,10 +140,16 @@ locals {
     }
   }
 
-  # What AWS cannot bind to a resource that is not there yet.
+  # What AWS cannot bind to a resource: it is not there yet, or has no policy of its own.
   create = {
-    platform    = ["kms:CreateKey", "route53:CreateHostedZone", "acm:RequestCertificate", "eks:CreateCluster"]
-    environment = ["kms:CreateKey", "route53:CreateHealthCheck", "backup:CreateBackupPlan", "backup-storage:MountCapsule", "ecr:GetAuthorizationToken"]
+    platform = [
+      "kms:CreateKey", "route53:CreateHostedZone", "acm:RequestCertificate", "eks:CreateCluster",
+      "logs:CreateLogDelivery", "logs:DeleteLogDelivery", "logs:PutResourcePolicy", # the firewall's log
+    ]
+    environment = [
+      "kms:CreateKey", "route53:CreateHealthCheck", "backup:CreateBackupPlan", "backup-storage:MountCapsule", "ecr:GetAuthorizationToken",
+      "sns:Unsubscribe", # of any topic, AWS knows no narrower; the nightly plan tells of an address that went
+    ]
   }
 }
 
@@ -209,7 +219,9 @@ data "aws_iam_policy_document" "write" {
         content {
           test     = condition.value.test
           variable = condition.value.variable
-          values   = [for v in condition.value.values : replace(v, "{platform}", each.value.platform)]
+          values = distinct(flatten([for v in condition.value.values :
+            [for host in values(var.platforms[each.value.platform].hosts) : replace(replace(v, "{platform}", each.value.platform), "{hosts}", host)]
+          ]))
         }
       }
     }
@@ -253,7 +265,8 @@ data "aws_iam_policy_document" "write" {
     condition {
       test     = "StringEquals"
       variable = "iam:PassedToService"
-      values   = ["backup.amazonaws.com", "eks.amazonaws.com", "pods.eks.amazonaws.com", "vpc-flow-logs.amazonaws.com"]
+      # EC2 is who Auto Mode's nodes are handed theirs by; no other role here trusts it.
+      values = ["backup.amazonaws.com", "ec2.amazonaws.com", "eks.amazonaws.com", "pods.eks.amazonaws.com", "vpc-flow-logs.amazonaws.com"]
     }
   }
 

@@ -30,20 +30,30 @@ variable "state_bucket" {
   }
 }
 
+variable "copy_region" {
+  description = "Second region that keeps a copy of every image; where environments keep copies of their backups, it is the same."
+  type        = string
+
+  validation {
+    condition     = can(regex("^[a-z]{2}(-[a-z]+)+-[0-9]$", var.copy_region)) && var.copy_region != var.region
+    error_message = "copy_region must be another AWS region than region: a copy in the same one is lost with it."
+  }
+}
+
 variable "platforms" {
-  description = "The platforms, the environments on each, and what they may cost a month together. `make cost` fails above it; AWS warns at 80% and when the forecast passes it."
+  description = "The platforms, the environments on each with their host names, and what they may cost a month together. `make cost` fails above it; AWS warns at 80% and when the forecast passes it."
   type = map(object({
-    environments       = set(string)
+    hosts              = map(string)
     monthly_budget_usd = number
   }))
 
   validation {
-    condition     = alltrue([for p in values(var.platforms) : p.monthly_budget_usd > 0 && length(p.environments) > 0])
+    condition     = alltrue([for p in values(var.platforms) : p.monthly_budget_usd > 0 && length(p.hosts) > 0])
     error_message = "Every platform needs an environment and a budget above 0."
   }
 
   validation {
-    condition     = length(flatten([for p in values(var.platforms) : tolist(p.environments)])) == length(distinct(flatten([for p in values(var.platforms) : tolist(p.environments)])))
+    condition     = length(flatten([for p in values(var.platforms) : keys(p.hosts)])) == length(distinct(flatten([for p in values(var.platforms) : keys(p.hosts)])))
     error_message = "An environment belongs to one platform: its name stands in two."
   }
 }

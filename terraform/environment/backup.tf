@@ -6,8 +6,9 @@ resource "aws_backup_vault" "local" {
   # checkov:skip=CKV_AWS_166: it has the platform's key
   count = var.backup_copy == null ? 0 : 1
 
-  name        = local.name
-  kms_key_arn = local.key_arn
+  name          = local.name
+  kms_key_arn   = local.key_arn
+  force_destroy = true # what it holds for two days is in the other region too
 }
 
 resource "aws_backup_vault" "copy" {

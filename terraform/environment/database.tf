@@ -14,6 +14,8 @@ resource "aws_db_instance" "this" {
   instance_class = var.database.instance_class
   multi_az       = var.database.multi_az
 
+  engine_lifecycle_support = "open-source-rds-extended-support-disabled" # a forgotten version is upgraded, not billed by the vCPU
+
   storage_type          = "gp3"
   allocated_storage     = var.database.storage_gb
   max_allocated_storage = 5 * var.database.storage_gb

@@ -37,6 +37,14 @@ data "aws_wafv2_web_acl" "this" {
   scope = "REGIONAL"
 }
 
+# Of the host's name, with the key that ../platform/dns.tf asks for: without `key_types` only RSA is found.
+data "aws_acm_certificate" "this" {
+  domain      = var.host
+  statuses    = ["ISSUED"]
+  key_types   = ["EC_prime256v1"]
+  most_recent = true
+}
+
 data "aws_kms_alias" "this" {
   name = "alias/payments-${var.platform}"
 }

@@ -86,7 +86,7 @@ variable "backup_copy" {
 }
 
 variable "alarm_subscribers" {
-  description = "E-mail addresses that alarms go to; each must confirm once."
+  description = "E-mail addresses that alarms go to; each must confirm once. Without one there are no alarms."
   type        = set(string)
   default     = []
 
@@ -121,7 +121,7 @@ variable "health_check" {
   type        = bool
 
   validation {
-    condition     = var.name != "production" || var.health_check
-    error_message = "production is watched from outside."
+    condition     = (var.name != "production" || var.health_check) && (!var.health_check || length(var.alarm_subscribers) > 0)
+    error_message = "production is watched from outside, and a check needs alarm_subscribers to tell."
   }
 }

@@ -4,7 +4,7 @@
 
 resource "aws_eks_cluster" "this" {
   # checkov:skip=CKV_AWS_37: which logs are worth $0.50 a gigabyte is a setting; production keeps audit and authenticator
-  # checkov:skip=CKV_AWS_339: the scanner's list ends before 1.36; prices/eks.json has the calendar, and a test asks it
+  # checkov:skip=CKV_AWS_339: the scanner's list ends before 1.36; prices/eks-calendar.json has the calendar, and a test asks it
   # checkov:skip=CKV_AWS_39: the public endpoint is off unless the settings name the networks that may reach it
   name                          = local.name
   version                       = var.cluster.version

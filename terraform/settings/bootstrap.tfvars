@@ -1,15 +1,16 @@
 region       = "us-east-1"
 repository   = "xpto@1234567/payments@890123456"
 state_bucket = "xpto-payments-state"
+copy_region  = "us-west-2"
 
 platforms = {
   nonprod = {
-    environments       = ["dev", "staging"]
+    hosts              = { dev = "dev.payments.xpto.example", staging = "staging.payments.xpto.example" }
     monthly_budget_usd = 170
   }
   production = {
-    environments       = ["production"]
-    monthly_budget_usd = 300
+    hosts              = { production = "payments.xpto.example" }
+    monthly_budget_usd = 305 # 300 was the aim: docs/cost.md
   }
 }
 

@@ -48,7 +48,9 @@ FREE = {
     "aws_db_parameter_group",
     "aws_db_subnet_group",
     "aws_default_security_group",
+    "aws_db_event_subscription",
     "aws_ecr_lifecycle_policy",
+    "aws_ecr_repository_creation_template",
     "aws_eks_access_entry",
     "aws_eks_access_policy_association",
     "aws_eks_addon",
@@ -83,10 +85,14 @@ FLAT: dict[str, list[tuple[float, str]]] = {
         (USAGE["backup_copies_gb"] / 3, "data.other_region"),  # copies are kept for three months
     ],
     "aws_cloudwatch_metric_alarm": [(1, "cloudwatch.alarm")],
+    "aws_ecr_replication_configuration": [
+        (USAGE["images_gb"], "ecr.storage"),
+        (USAGE["images_gb"], "data.other_region"),
+    ],
     "aws_ecr_repository": [(USAGE["images_gb"] / 2, "ecr.storage")],
     "aws_eip": [(HOURS, "vpc.public_ipv4")],
     "aws_eks_cluster": [(HOURS, "eks.cluster")],
-    "aws_kms_key": [(1, "kms.key")],
+    "aws_kms_key": [(1, "kms.key"), (2, "kms.rotation")],  # once it has rotated twice
     "aws_route53_health_check": [(1, "route53.health_check")],
     "aws_route53_zone": [(1, "route53.zone")],
     "aws_s3_bucket": [(0.1, "s3.storage")],
@@ -144,9 +150,9 @@ def _items(
             machine = (HOURS, f"ec2.{values['instance_type']}")
             return [machine, (HOURS, "vpc.public_ipv4"), (disk, "ebs.gp3")]
         case "aws_db_instance":
-            copies = 2 if values["multi_az"] else 1
+            copies, standby = (2, ".multi_az") if values["multi_az"] else (1, "")
             return [
-                (copies * HOURS, f"rds.{values['instance_class']}"),
+                (HOURS, f"rds.{values['instance_class']}{standby}"),
                 (copies * values["allocated_storage"], "rds.gp3"),
                 (1, "secretsmanager.secret"),
             ]
@@ -209,6 +215,18 @@ def totals(plans: Plans, region: str, level: str) -> dict[str, float]:
     return dict(sums)
 
 
+def first_year(plans: Plans, region: str, platform: str) -> float:
+    """Returns US dollars a month while no key has rotated yet."""
+    rotated = sum(
+        line.usd(region)
+        for place, plan in plans.items()
+        if platform_of(place, plans) == platform
+        for line in lines(plan, "expected")
+        if line.price == "kms.rotation"
+    )
+    return totals(plans, region, "expected")[platform] - rotated
+
+
 def check(plans: Plans, today: datetime.date) -> None:
     """Accepts the plans, or not.
 
@@ -247,7 +265,7 @@ def _summary(plans: Plans) -> str:
     platforms = plans["bootstrap"]["variables"]["platforms"]["value"]
     rows = [
         [
-            f"{name} ({', '.join(sorted(platforms[name]['environments']))})",
+            f"{name} ({', '.join(sorted(platforms[name]['hosts']))})",
             *(f"{totals(plans, r, level)[name]:.2f}" for r in REGIONS for level in LEVELS),
             str(platforms[name]["monthly_budget_usd"]),
         ]
@@ -295,7 +313,7 @@ def _after_destroy() -> str:
         "key and bucket of the state, images": [
             *FLAT["aws_kms_key"],
             *FLAT["aws_s3_bucket"],
-            (USAGE["images_gb"], "ecr.storage"),
+            (2 * USAGE["images_gb"], "ecr.storage"),
         ],
         "production's last snapshot": [(20.0, "rds.backup")],
         "production's copies in the second region and their key, for up to 90 days": [
@@ -344,6 +362,7 @@ def page(plans: Plans) -> str:
         free_why=USAGE["free_why"],
         backup_why=USAGE["backup_why"],
         control_plane_log_gb=USAGE["control_plane_log_gb"],
+        first_year=f"{first_year(plans, REGIONS[0], 'production'):.2f}",
         summary=_summary(plans),
         levels=_levels(),
         clusters=_clusters(),

@@ -57,7 +57,7 @@ run "spending_is_watched" {
   command = plan
 
   assert {
-    condition     = { for name, b in aws_budgets_budget.this : name => b.limit_amount } == { account = "470", nonprod = "170", production = "300" }
+    condition     = { for name, b in aws_budgets_budget.this : name => b.limit_amount } == { account = "475", nonprod = "170", production = "305" }
     error_message = "Each platform has its budget, and the account their sum."
   }
 

@@ -32,8 +32,8 @@ run "an_environment_on_two_platforms_is_refused" {
 
   variables {
     platforms = {
-      one = { environments = ["dev"], monthly_budget_usd = 1 }
-      two = { environments = ["dev"], monthly_budget_usd = 1 }
+      one = { hosts = { dev = "a.xpto.example" }, monthly_budget_usd = 1 }
+      two = { hosts = { dev = "b.xpto.example" }, monthly_budget_usd = 1 }
     }
   }
 
@@ -48,4 +48,14 @@ run "a_budget_that_tells_nobody_is_refused" {
   }
 
   expect_failures = [var.budget_subscribers]
+}
+
+run "a_copy_of_images_in_the_same_region_is_refused" {
+  command = plan
+
+  variables {
+    copy_region = "us-east-1"
+  }
+
+  expect_failures = [var.copy_region]
 }

@@ -98,3 +98,22 @@ run "old_images_end" {
     error_message = "Releases are counted by themselves: builds that follow never push out what production runs."
   }
 }
+
+run "images_outlive_the_region" {
+  command = plan
+
+  assert {
+    condition     = one(one(one(aws_ecr_replication_configuration.this.replication_configuration).rule).destination).region == var.copy_region
+    error_message = "Every image is copied to a second region."
+  }
+
+  assert {
+    condition     = aws_ecr_repository_creation_template.copy.region == var.copy_region && aws_ecr_repository_creation_template.copy.applied_for == toset(["REPLICATION"])
+    error_message = "The repositories of the copies are made as the template says."
+  }
+
+  assert {
+    condition     = aws_ecr_repository_creation_template.copy.image_tag_mutability == "IMMUTABLE" && alltrue([for p in aws_ecr_lifecycle_policy.this : p.policy == aws_ecr_repository_creation_template.copy.lifecycle_policy])
+    error_message = "There, too, a tag means one image, and what nobody needs ends."
+  }
+}

@@ -25,18 +25,55 @@ run "the_database_is_watched" {
   command = plan
 
   assert {
-    condition     = toset([for alarm in aws_cloudwatch_metric_alarm.database : alarm.metric_name]) == toset(["CPUCreditBalance", "CPUUtilization", "DatabaseConnections", "FreeStorageSpace", "FreeableMemory"])
-    error_message = "CPU, its credits, connections, storage and memory have an alarm each."
+    condition = join(" ", sort([for alarm in aws_cloudwatch_metric_alarm.this : alarm.metric_name if alarm.namespace == "AWS/RDS"])) == (
+      length(var.alarm_subscribers) > 0 ? "CPUCreditBalance CPUUtilization DatabaseConnections FreeStorageSpace FreeableMemory" : ""
+    )
+    error_message = "CPU, its credits, connections, storage and memory have an alarm each, where somebody hears of it."
   }
 
   assert {
-    condition     = aws_cloudwatch_metric_alarm.database["connections"].threshold < var.database.max_connections
+    condition     = alltrue([for alarm in aws_cloudwatch_metric_alarm.this : alarm.threshold < var.database.max_connections if alarm.metric_name == "DatabaseConnections"])
     error_message = "The alarm on connections comes before the last one is taken."
   }
 
   assert {
-    condition     = alltrue([for name, alarm in aws_cloudwatch_metric_alarm.database : (alarm.comparison_operator == "LessThanThreshold") == contains(["storage", "memory", "credits"], name)])
+    condition     = join(" ", sort([for alarm in aws_cloudwatch_metric_alarm.this : alarm.metric_name if alarm.comparison_operator == "GreaterThanThreshold"])) == (length(var.alarm_subscribers) > 0 ? "CPUUtilization DatabaseConnections" : "")
     error_message = "What runs out is alarmed from below, what piles up from above."
+  }
+
+  assert {
+    condition     = alltrue([for subscription in aws_db_event_subscription.this : subscription.event_categories == toset(["availability", "deletion", "failover", "failure", "low storage"])]) && length(aws_db_event_subscription.this) == (length(var.alarm_subscribers) > 0 ? 1 : 0)
+    error_message = "What RDS reports of itself is heard, but for what it says every day."
+  }
+}
+
+run "a_backup_that_is_too_old_is_told" {
+  command = plan
+
+  assert {
+    condition = join(" ", sort([for alarm in aws_cloudwatch_metric_alarm.this : alarm.metric_name if alarm.namespace == "AWS/Backup"])) == (
+      var.name == "production" ? "NumberOfBackupJobsCompleted NumberOfCopyJobsCompleted" : ""
+    )
+    error_message = "Production's daily backup, and its copy elsewhere, are watched."
+  }
+
+  assert {
+    condition     = alltrue([for alarm in aws_cloudwatch_metric_alarm.this : alarm.treat_missing_data == "breaching" && alarm.period * alarm.evaluation_periods == 172800 && alarm.comparison_operator == "LessThanThreshold" if alarm.namespace == "AWS/Backup"])
+    error_message = "Two days without one are an alarm, whether a job failed or none ran."
+  }
+}
+
+run "a_certificate_that_is_not_renewed_is_told" {
+  command = plan
+
+  assert {
+    condition     = join(" ", [for alarm in aws_cloudwatch_metric_alarm.this : alarm.threshold if alarm.metric_name == "DaysToExpiry" && alarm.comparison_operator == "LessThanThreshold"]) == (length(var.alarm_subscribers) > 0 ? "30" : "")
+    error_message = "A month is left to find out why."
+  }
+
+  assert {
+    condition     = data.aws_acm_certificate.this.domain == var.host && toset(data.aws_acm_certificate.this.key_types) == toset(["EC_prime256v1"])
+    error_message = "It is the certificate of this host; without its kind of key AWS finds none."
   }
 }
 
@@ -44,13 +81,13 @@ run "somebody_hears_of_it" {
   command = plan
 
   assert {
-    condition     = !contains(["staging", "production"], var.name) || length(aws_sns_topic_subscription.alarms) > 0
-    error_message = "Alarms of staging and production reach a person."
+    condition     = length(aws_sns_topic_subscription.alarms) == length(aws_sns_topic.alarms) * length(var.alarm_subscribers) && (length(aws_sns_topic.alarms) > 0) == contains(["staging", "production"], var.name)
+    error_message = "Alarms of staging and production reach a person; without one there are none."
   }
 
   assert {
-    condition     = aws_sns_topic.alarms[var.region].kms_master_key_id == data.aws_kms_alias.this.target_key_arn
-    error_message = "The topic is encrypted with a key that CloudWatch may use."
+    condition     = alltrue([for region, topic in aws_sns_topic.alarms : topic.kms_master_key_id == data.aws_kms_alias.this.target_key_arn if region == var.region])
+    error_message = "The topic is encrypted with a key that CloudWatch and RDS may use."
   }
 }
 

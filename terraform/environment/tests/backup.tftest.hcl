@@ -40,6 +40,15 @@ run "production_keeps_copies_in_a_second_region" {
   }
 }
 
+run "destroy_is_stopped_by_the_copies_alone" {
+  command = plan
+
+  assert {
+    condition     = alltrue([for vault in aws_backup_vault.local : vault.force_destroy]) && alltrue([for vault in aws_backup_vault.copy : vault.force_destroy != true])
+    error_message = "The vault here goes with the days it holds, the one elsewhere only when it is empty."
+  }
+}
+
 run "copies_cannot_be_deleted_early" {
   command = plan
 

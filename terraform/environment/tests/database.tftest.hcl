@@ -128,6 +128,15 @@ run "changes_wait_for_the_maintenance_window" {
   }
 }
 
+run "a_forgotten_version_is_upgraded_not_billed" {
+  command = plan
+
+  assert {
+    condition     = aws_db_instance.this.engine_lifecycle_support == "open-source-rds-extended-support-disabled"
+    error_message = "Extended support costs $0.10 a vCPU-hour, three times the instance."
+  }
+}
+
 run "logs_are_kept_and_end" {
   command = plan
 

@@ -86,3 +86,16 @@ run "a_minor_version_is_refused" {
 
   expect_failures = [var.database]
 }
+
+run "a_check_that_tells_nobody_is_refused" {
+  command = plan
+
+  variables {
+    name              = "staging"
+    platform          = "nonprod"
+    health_check      = true
+    alarm_subscribers = []
+  }
+
+  expect_failures = [var.health_check]
+}

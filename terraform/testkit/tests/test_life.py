@@ -80,3 +80,20 @@ def test_every_key_rotates_and_every_log_ends(life: Life) -> None:
         log["retention_in_days"] and log["kms_key_id"]
         for log in life.resources("aws_cloudwatch_log_group").values()
     )
+
+
+@at("environment")
+def test_the_database_is_in_the_subnets_that_nothing_outside_reaches(life: Life) -> None:
+    """With mocks all subnets are the same; here a group of public ones would show."""
+    (group,) = life.resources("aws_db_subnet_group").values()
+    assert set(group["subnet_ids"]) == set(life.data("data.aws_subnets.database")["ids"])
+    assert not set(group["subnet_ids"]) & set(life.data("data.aws_subnets.public")["ids"])
+
+
+@at("platform")
+def test_nodes_are_in_the_private_subnets(life: Life) -> None:
+    (cluster,) = life.resources("aws_eks_cluster").values()
+    private = {
+        s["id"] for s in life.resources("aws_subnet").values() if s["tags"]["tier"] == "private"
+    }
+    assert set(cluster["vpc_config"][0]["subnet_ids"]) == private

@@ -274,16 +274,66 @@ def test_devs_role_cannot_reach_production(life: Life) -> None:
 
 
 @at("bootstrap")
-def test_no_role_of_the_pipeline_changes_where_a_host_leads(life: Life) -> None:
-    """Zones cannot be told apart before they are there, kinds of records can."""
+def test_no_role_of_the_pipeline_changes_where_another_platforms_host_leads(life: Life) -> None:
+    """Zones cannot be told apart before they are there, kinds and names of records can."""
+    hosts = {
+        "nonprod": ["dev.payments.xpto.example", "staging.payments.xpto.example"],
+        "production": ["payments.xpto.example"],
+    }
+    written = {}
     for address in life.resources("aws_iam_role_policy"):
         for statement in policy(life, address):
             if "route53:ChangeResourceRecordSets" in _many(statement["Action"]):
-                assert statement["Condition"] == {
-                    "ForAllValues:StringEquals": {
-                        "route53:ChangeResourceRecordSetsRecordTypes": ["CNAME", "NS"]
-                    }
-                }, address
+                written[address] = statement["Condition"]
+    assert written == {
+        f'aws_iam_role_policy.ci["apply-platform-{platform}/write"]': {
+            "ForAllValues:StringEquals": {
+                "route53:ChangeResourceRecordSetsRecordTypes": ["CNAME", "NS"]
+            },
+            "ForAllValues:StringLike": {
+                "route53:ChangeResourceRecordSetsNormalizedRecordNames": sorted(
+                    [*names, *(f"_*.{name}" for name in names)]
+                )
+            },
+        }
+        for platform, names in hosts.items()
+    }
+
+
+@at("bootstrap")
+def test_a_role_is_handed_to_the_services_that_take_it(life: Life) -> None:
+    for place in ("platform-production", "environment-production"):
+        (passing,) = (
+            statement
+            for statement in policy(life, f'aws_iam_role_policy.ci["apply-{place}/write"]')
+            if statement["Action"] == "iam:PassRole"
+        )
+        assert passing["Condition"]["StringEquals"]["iam:PassedToService"] == [
+            "backup.amazonaws.com",
+            "ec2.amazonaws.com",  # nodes
+            "eks.amazonaws.com",
+            "pods.eks.amazonaws.com",
+            "vpc-flow-logs.amazonaws.com",
+        ]
+
+
+# What a root asks of AWS beside what its resources are named after.
+NEEDED = {
+    "platform-production": {"logs:CreateLogDelivery", "logs:PutResourcePolicy"},
+    "environment-production": {"rds:CreateEventSubscription", "sns:Unsubscribe"},
+}
+
+
+@at("bootstrap")
+def test_a_places_role_may_do_what_its_resources_need_beside(life: Life) -> None:
+    for place, needed in NEEDED.items():
+        granted = {
+            action
+            for statement in policy(life, f'aws_iam_role_policy.ci["apply-{place}/write"]')
+            for action in _many(statement["Action"])
+        }
+        missing = {n for n in needed if not any(fnmatchcase(n, g) for g in granted)}
+        assert missing == set(), place
 
 
 @at("bootstrap")
@@ -310,6 +360,7 @@ def test_a_places_role_reaches_what_it_manages(life: Life) -> None:
             f"arn:aws:rds:us-east-1:{ACCOUNT}:pg:payments-dev-postgres18-1",
             f"arn:aws:rds:us-east-1:{ACCOUNT}:subgrp:payments-dev",
             f"arn:aws:rds:us-east-1:{ACCOUNT}:og:default:postgres-18",
+            f"arn:aws:rds:us-east-1:{ACCOUNT}:es:payments-dev-database",
             f"arn:aws:iam::{ACCOUNT}:role/payments-dev-app",
             f"arn:aws:eks:us-east-1:{ACCOUNT}:cluster/payments-nonprod",
             f"arn:aws:cloudwatch:us-east-1:{ACCOUNT}:alarm:payments-dev-database-cpu",

@@ -50,6 +50,8 @@ NAMED_VALUES = [
     ("aws_budgets_budget", "notification.notification_type", "budgets", "NotificationType"),
     ("aws_cloudwatch_metric_alarm", "comparison_operator", "cloudwatch", "ComparisonOperator"),
     ("aws_cloudwatch_metric_alarm", "statistic", "cloudwatch", "Statistic"),
+    ("aws_ecr_repository_creation_template", "image_tag_mutability", "ecr", "ImageTagMutability"),
+    ("aws_ecr_repository_creation_template", "applied_for", "ecr", "RCTAppliedFor"),
     ("aws_route53_health_check", "type", "route53", "HealthCheckType"),
     ("aws_s3_bucket_ownership_controls", "rule.object_ownership", "s3", "ObjectOwnership"),
 ]
@@ -115,6 +117,22 @@ def test_networks_of_platforms_do_not_overlap() -> None:
     networks = [ipaddress.ip_network(cidr) for cidrs in found for cidr in cidrs]
     assert len(networks) == 2
     assert not networks[0].overlaps(networks[1])
+
+
+def test_hosts_and_regions_are_the_same_everywhere() -> None:
+    """What bootstrap grants by a host's name is for the zones that the platforms make."""
+    settings = _settings()
+    pairs = {
+        place: dict(re.findall(r'(\w+)\s*= "((?:[\w-]+\.)+example)"', text))
+        for place, text in settings.items()
+    }
+    of_platforms = pairs["platform-nonprod"] | pairs["platform-production"]
+    of_platforms.pop("parent_domain")
+    assert pairs["bootstrap"] == of_platforms
+    for environment, host in of_platforms.items():
+        assert pairs[f"environment-{environment}"] == {"host": host}
+    (copies,) = re.findall(r'copy_region\s*= "(.+)"', settings["bootstrap"])
+    assert f'region = "{copies}"' in settings["environment-production"].split("backup_copy")[1]
 
 
 @pytest.mark.parametrize("root", ["platform", "environment"])
