@@ -44,6 +44,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     authentication: Annotated[
         bool, Meta(description="Whether a key is asked for; `false` makes every caller `anonymous`")
     ] = True
+    revision: Annotated[
+        str,
+        Meta(description="Commit that runs, for `payments_build_info`; the image knows its own"),
+    ] = "unknown"
     log_level: Annotated[
         str,
         Meta(
