@@ -61,6 +61,8 @@ def _traceback(error: BaseException) -> str:
 
 def configure(settings: Settings) -> None:
     """Sends every logger's records to standard output as JSON."""
+    Sampling.slow_seconds = settings.log_slow_seconds
+    Sampling.ratio = settings.log_sample_ratio
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(handlers=[handler], level=settings.log_level, force=True)
@@ -85,28 +87,48 @@ class AccessLine(msgspec.Struct):
     """
 
     time: datetime
+    level: str
     request_id: str | None
     method: str
     route: str
     status: int
     duration_ms: float
     client: str | None
-    level: str = "INFO"
     logger: str = _access.name
     message: str = "request"
 
 
+class Sampling:
+    """Which requests have a line; those that fail always have one."""
+
+    slow_seconds = 0.25
+    ratio = 1.0  # of those that are not slow either
+
+
 def request(method: str, route: str, status: int, seconds: float, client: str | None) -> None:
-    """Writes the line of one answered request."""
-    if not _access.isEnabledFor(logging.INFO):
+    """Writes the line of one answered request, if it is to have one."""
+    level = _level(status, seconds)
+    if level is None or not _access.isEnabledFor(level):
         return
-    milliseconds = round(seconds * 1000, 3)
-    now = datetime.now(UTC)
-    line = AccessLine(now, request_id.get(), method, route, status, milliseconds, client)
+    now, word, milliseconds = datetime.now(UTC), logging.getLevelName(level), seconds * 1000
+    line = AccessLine(
+        now, word, request_id.get(), method, route, status, round(milliseconds, 3), client
+    )
     if not _lines:
         # A batch answers many requests in one turn of the event loop: one write for all.
         asyncio.get_running_loop().call_soon(_write_lines)
     _lines.append(msgspec.json.encode(line))
+
+
+def _level(status: int, seconds: float) -> int | None:
+    """Returns how severe it is that a request was answered so, or None: chance left it out."""
+    if status >= 500:
+        return logging.ERROR
+    if seconds >= Sampling.slow_seconds:
+        return logging.WARNING
+    if Sampling.ratio < 1 and random.random() >= Sampling.ratio:  # noqa: S311 - chance, no secret
+        return None
+    return logging.INFO
 
 
 _lines: list[bytes] = []
