@@ -269,6 +269,21 @@ async def test_the_link_can_be_followed_as_it_is(api: Api, database: Database) -
     assert seen == [ids[:3], ids[3:6], ids[6:]]
 
 
+async def test_addresses_in_answers_are_nobodys_to_change(api: Api) -> None:
+    lies = {
+        "Host": "evil.example",
+        "Forwarded": "host=evil.example;proto=https",
+        "X_Forwarded_Host": "evil.example",
+        "X_Forwarded_Proto": "https",
+        "X_Forwarded_Prefix": "/evil",
+    }
+    await api.payment()
+    made = await api.create({"payment": 1}, **lies)
+    assert made.headers["Location"] == f"/v1/payments/{made.json()['id']}"
+    page = await api.send("GET", "/v1/payments?limit=1", **lies)
+    assert page.headers["Link"].startswith("</v1/payments?limit=1&cursor=")
+
+
 async def test_a_page_of_large_payments_ends_early(start: Serve, database: Database) -> None:
     ids = await _fill(database, 30, 1000)
     ids += await _fill(database, 3, 30_000)
