@@ -130,6 +130,11 @@ unit: $(STAMP) ## Runs the test suite on a real PostgreSQL and prints the branch
 	cd api && HOME='$(BROWSER_HOME)' $(BIN)/coverage run -m pytest -n 2 --ignore tests/faults
 	cd api && $(BIN)/coverage combine --quiet && $(BIN)/coverage report
 
+.PHONY: pooler-test
+pooler-test: system-packages $(STAMP) ## Runs the test suite with PgBouncer in transaction mode before the database
+	@mkdir -p '$(BROWSER_HOME)'
+	cd api && HOME='$(BROWSER_HOME)' $(BIN)/python -m pytest -n 2 --ignore tests/faults --pooler
+
 FAULTS = cd api && $(BIN)/python -m pytest -s $(if $(SEED),--seed '$(SEED)') tests/faults
 
 .PHONY: faults

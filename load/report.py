@@ -178,8 +178,8 @@ def _soak(results: dict[str, Any]) -> str:
         f" second, {results['requests']:,} in all, {results['failed']} failed;"
         f" p50 {results['p50_ms']:.1f} ms, p99 {results['p99_ms']:.1f} ms. After the first quarter"
         f" memory grew by {results['slope_mb_a_minute']:.2f} MB a minute, descriptors by"
-        f" {results['descriptors_grew']}; of {results['rows']:,} rows never more than"
-        f" {results['most_dead_rows']:,} were dead.\n\n"
+        f" {results['descriptors_grew']}; never more than {results['most_dead']:.1%} of the rows,"
+        f" {results['rows']:,} at the end, were dead.\n\n"
         "![Memory over time](performance-soak.svg)\n"
     )
 

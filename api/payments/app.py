@@ -204,7 +204,11 @@ class Application:
         raise NotFound("There is nothing at this address.")
 
     async def _send(self, request: Request, response: Response, send: Send) -> None:
-        headers = [*response.headers, (b"x-request-id", request.id.encode())]
+        headers = [
+            *response.headers,
+            (b"cache-control", response.cache),
+            (b"x-request-id", request.id.encode()),
+        ]
         body = response.body
         if isinstance(body, bytes):
             headers.append((b"content-length", b"%d" % len(body)))

@@ -37,6 +37,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             description="Region of the RDS database that IAM opens, without a password in the URL",
         ),
     ] = ""
+    database_pooler: Annotated[
+        bool,
+        Meta(description="Whether PgBouncer is before the database, in transaction mode"),
+    ] = False
     http_host: Annotated[str, Meta(description="Address that the API listens on")] = "0.0.0.0"
     http_port: Annotated[Port, Meta(description="Port of the API; 0 takes a free one")] = 8000
     metrics_port: Annotated[

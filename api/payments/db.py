@@ -68,16 +68,27 @@ class Connection(asyncpg.Connection):
         return ""
 
 
-def server_settings(settings: Settings) -> dict[str, str]:
+def options(settings: Settings) -> dict[str, Any]:
+    """Returns what asyncpg is told of a connection, besides its address."""
+    names = {"application_name": "payments", "timezone": "UTC"}
+    if settings.database_pooler:
+        # The next statement may come to another connection of PostgreSQL, where none is prepared,
+        # and what is set is set for others as well: the limits are the pooler's to set.
+        return {"server_settings": names, "statement_cache_size": 0}
+    return {"server_settings": names | limits(settings)}
+
+
+def limits(settings: Settings) -> dict[str, str]:
     """Returns the limits that PostgreSQL itself holds for a connection, in milliseconds."""
     return {
-        "application_name": "payments",
-        "timezone": "UTC",
         # No query is long enough to gain from compilation, and a plan's estimated cost can say so.
         "jit": "off",
         # Every statement has an index to go by. A plan that was made while the table was small, and
         # is kept, would read it from end to end when it is not small any more.
         "enable_seqscan": "off",
+        # Nor is any better off with all of an index than with its beginning: without statistics, a
+        # page of a list looks as if it were.
+        "enable_bitmapscan": "off",
         "statement_timeout": str(round(settings.statement_timeout_seconds * 1000)),
         "lock_timeout": str(round(settings.lock_timeout_seconds * 1000)),
         "idle_in_transaction_session_timeout": str(round(settings.request_timeout_seconds * 1000)),
@@ -104,7 +115,7 @@ class Database:
             connection_class=Connection,
             timeout=settings.connect_timeout_seconds,
             command_timeout=settings.command_timeout_seconds,
-            server_settings=server_settings(settings),
+            **options(settings),
         )
         metrics.watch(self._pool)
 
@@ -212,14 +223,17 @@ class Probe:
                 password=self._password,
                 timeout=self._settings.ready_timeout_seconds,
                 command_timeout=self._settings.ready_timeout_seconds,
-                server_settings=server_settings(self._settings),
+                **options(self._settings),
             )
-        (state,) = await self._connection.fetch(queries.READINESS)
+        wanted = limits(self._settings)
+        (state,) = await self._connection.fetch(queries.READINESS, [*wanted], [*wanted.values()])
         if state["read_only"]:
             self.close()  # another server may have taken over: the next check asks that one
             return "the database is read-only"
         if state["unsafe"]:
             return f"the database could lose payments: {', '.join(state['unsafe'])} is off"
+        if state["unlimited"]:
+            return f"the pooler's connections lack {', '.join(state['unlimited'])} as set here"
         if state["version"] < migrate.newest_version():
             return f"the database is at migration {state['version']}, older than this service"
         return None

@@ -129,9 +129,7 @@ async def answer_asset(request: Request, client: str, asset: str) -> Response:
         media_type, text = OWN_ASSETS[asset]
         return Response(200, [(b"content-type", media_type)], text)
     if asset in PACKAGE_ASSETS:
-        headers = [
-            (b"content-type", PACKAGE_ASSETS[asset]),
-            (b"cache-control", b"public, max-age=3600"),
-        ]
-        return Response(200, headers, await asyncio.to_thread(_asset, asset))
+        headers = [(b"content-type", PACKAGE_ASSETS[asset])]
+        text = await asyncio.to_thread(_asset, asset)
+        return Response(200, headers, text, cache=b"public, max-age=3600")
     raise NotFound("The docs page has no such file.")

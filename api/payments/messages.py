@@ -9,6 +9,9 @@ Headers = list[tuple[bytes, bytes]]
 
 JSON = (b"content-type", b"application/json")
 
+# Payments are nobody's to keep, nor are failures.
+NO_STORE = b"no-store"
+
 
 class Request(msgspec.Struct):
     """One request; the names of its headers are in small letters."""
@@ -39,3 +42,4 @@ class Response(msgspec.Struct):
     status: int
     headers: Headers
     body: bytes | AsyncGenerator[bytes, None] | None = None
+    cache: bytes = NO_STORE  # who may keep it, and for how long

@@ -24,7 +24,7 @@ from payments.errors import (
     Problem,
     RequestTimeout,
 )
-from payments.messages import Headers
+from payments.messages import NO_STORE, Headers
 
 _logger = logging.getLogger(__name__)
 
@@ -257,6 +257,7 @@ class LimitedProtocol(HttpToolsProtocol):
             **problem.headers,
             "content-type": MEDIA_TYPE,
             "content-length": str(len(body)),
+            "cache-control": NO_STORE.decode(),
             "connection": "close",
         }
         fields = self.server_state.default_headers + [

@@ -206,6 +206,12 @@ SELECT
     SELECT name FROM pg_settings
     WHERE name IN ('fsync', 'full_page_writes', 'synchronous_commit') AND setting = 'off'
   ) AS unsafe,
+  array(
+    SELECT name
+    FROM unnest($1::text[], $2::text[]) AS wanted (name, value)
+    JOIN pg_settings USING (name)
+    WHERE setting <> value
+  ) AS unlimited,
   (SELECT coalesce(max(version), 0) FROM schema_migrations) AS version
 """
 

@@ -1,4 +1,7 @@
-"""The command `payments` as a process: out of this checkout or, with `--image`, out of an image."""
+"""The command `payments` as a process: out of this checkout or, with `--image`, out of an image.
+
+With `--pooler`, `payments serve` reaches PostgreSQL through one.
+"""
 
 import asyncio
 import itertools
@@ -8,10 +11,13 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
 from laptop.postgres import Cluster
+
+if TYPE_CHECKING:
+    from tests.pooler import Poolers
 
 # What the chart gives a pod, and less: where the shells were there is nothing that can be run.
 CONTAINER = (
@@ -55,6 +61,8 @@ class Image:
 
 image: Image | None = None
 
+poolers: "Poolers | None" = None
+
 
 @contextmanager
 def visible(directory: Path) -> Iterator[None]:
@@ -85,6 +93,8 @@ async def launch(
 
     A signal to the process reaches the command, and its status is the command's, either way.
     """
+    if poolers is not None and arguments == ("serve",):
+        variables = poolers.environment(variables)
     if image is None:
         command = [sys.executable, "-m", "payments", *arguments]
     else:

@@ -10,7 +10,7 @@ import threading
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from itertools import count
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -27,6 +27,7 @@ from payments.app import Application
 from payments.server import Server
 from tests import command
 from tests.command import Image, launch
+from tests.pooler import Poolers
 
 TEMPLATE = "payments_template"
 CLIENT = "shop"
@@ -40,8 +41,12 @@ IMAGE_TESTS_AT_LEAST = 900
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds `--image`: what talks to the service from outside runs, on a container of this image."""
+    """Adds `--image`: what talks to the service from outside runs, on a container of this image.
+
+    And `--pooler`: the service reaches PostgreSQL through PgBouncer.
+    """
     parser.addoption("--image", help="name of the image that the service is run from")
+    parser.addoption("--pooler", action="store_true", help="put PgBouncer before the database")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -61,12 +66,17 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out what does not use the image where there is one."""
-    if command.image is None:
+    """Leaves out what does not use the image, or what no pooler can be before."""
+    if config.getoption("--pooler"):
+        left_out = [item for item in items if item.get_closest_marker("direct")]
+    elif command.image is not None:
+        left_out = [item for item in items if not _is_from_outside(item)]
+    else:
         return
-    left_out = [item for item in items if not _is_from_outside(item)]
     items[:] = [item for item in items if item not in left_out]
     config.hook.pytest_deselected(items=left_out)
+    if command.image is None:
+        return
     whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not config.option.keyword
     if whole and len(items) < IMAGE_TESTS_AT_LEAST:
         raise pytest.UsageError(f"only {len(items)} tests would use {command.image.name}")
@@ -99,14 +109,16 @@ def pytest_asyncio_loop_factories(
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """A PostgreSQL with the migrated template database."""
     with tempfile.TemporaryDirectory(dir=fast_directory(), ignore_cleanup_errors=True) as directory:
         cluster = Cluster(Path(directory) / "data")
         cluster.start()
         try:
             asyncio.run(_make_template(cluster))
-            with command.visible(command.sockets(cluster)):
+            with command.visible(command.sockets(cluster)), ExitStack() as stack:
+                if request.config.getoption("--pooler"):
+                    command.poolers = Poolers(cluster, stack)
                 yield cluster
         finally:
             cluster.stop()
@@ -200,7 +212,7 @@ async def database(cluster: Cluster) -> AsyncIterator[Database]:
 
 def settings_for(database: Database, **changes: Any) -> config.Settings:
     """Returns settings for a server that ends at once."""
-    return config.check(
+    settings = config.check(
         config.Settings(
             **{
                 "database_url": database.url(),
@@ -212,6 +224,7 @@ def settings_for(database: Database, **changes: Any) -> config.Settings:
             }
         )
     )
+    return command.poolers.before(settings) if command.poolers else settings
 
 
 @asynccontextmanager

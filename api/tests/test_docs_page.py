@@ -121,5 +121,7 @@ async def test_the_page_has_its_files_from_the_service(shared: Api, asset: str) 
     answer = await shared.send("GET", f"/docs/{asset}")
     assert answer.status_code == 200
     assert len(answer.content) > 100
+    kept = asset in docs.PACKAGE_ASSETS
+    assert answer.headers["Cache-Control"] == ("public, max-age=3600" if kept else "no-store")
     assert b"http://" not in docs.PAGE
     assert b"https://" not in docs.PAGE

@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from tests import command
 from tests.conftest import (
     Api,
     Database,
@@ -34,6 +35,7 @@ async def test_healthy(shared: Api) -> None:
         assert (head.status_code, head.content) == (200, b"")
 
 
+@pytest.mark.direct  # counts PostgreSQL's connections
 async def test_who_is_ready_has_connections(start: Serve, database: Database) -> None:
     async with client(await start(), await database.key()) as api:
         await api.http.get("/livez")
@@ -72,8 +74,16 @@ async def test_a_lost_database_comes_back_by_itself(api: Api, database: Database
             answer = await api.send(method, address, body)
             problem(answer, 503, "database-unavailable")
             assert int(answer.headers["Retry-After"]) >= 1
+    await _pooler_looked_again(api)
     assert (await api.send("GET", path)).json() == made
     assert (await api.send("GET", "/readyz")).status_code == 200
+
+
+async def _pooler_looked_again(api: Api) -> None:
+    """Returns at once without a pooler: the service looks for itself whenever it is asked."""
+    async with asyncio.timeout(10):
+        while command.poolers and (await api.send("GET", "/readyz")).status_code != 200:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
 
 
 async def test_a_lost_database_under_load(api: Api, database: Database) -> None:
@@ -103,6 +113,7 @@ async def test_started_without_a_database(start: Serve, database: Database) -> N
             await _check_not_ready(api, "database")
             # It could be a good key, so that 401 would be a lie.
             problem(await api.send("GET", "/v1/payments"), 503, "database-unavailable")
+        await _pooler_looked_again(api)
         assert (await api.send("GET", "/readyz")).status_code == 200
         assert (await api.send("GET", "/v1/payments")).status_code == 200
 
@@ -163,6 +174,7 @@ async def test_many_probes_share_one_question(api: Api) -> None:
     assert {answer.status_code for answer in answers} == {200}
 
 
+@pytest.mark.direct  # a pooler keeps its connections to the old server (server_lifetime)
 async def test_a_database_that_becomes_read_only(api: Api, database: Database) -> None:
     await api.payment()
     assert (await api.send("GET", "/readyz")).status_code == 200

@@ -106,6 +106,7 @@ def check_value(value: Any, schema: Json) -> None:
 def check_answer(operation: Operation, answer: httpx.Response, status: str) -> None:
     """Checks that an answer is what the document says of this status."""
     assert str(answer.status_code) == status, answer.text
+    assert answer.headers["Cache-Control"] == "no-store"
     documented = operation.responses[status]
     for name, reference in documented.get("headers", {}).items():
         header = follow(reference)

@@ -123,6 +123,7 @@ class Client:
         assert actual == status, body
         assert headers["content-type"] == "application/problem+json"
         assert headers["connection"] == "close"
+        assert headers["cache-control"] == "no-store"
         assert re.fullmatch(r"\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT", headers["date"])
         problem = json.loads(body)
         assert isinstance(problem, dict)
@@ -533,6 +534,27 @@ async def test_an_odd_address_that_parses_reaches_the_application(
 
 
 # Pipelines and upgrades
+
+
+async def test_no_header_of_a_proxy_is_believed(running: Running, client: Client) -> None:
+    # From 127.0.0.1, which is whom uvicorn would believe.
+    client.send(
+        _head(
+            "Host: payments.example",
+            "Forwarded: for=203.0.113.7;host=evil.example;proto=https",
+            "X-Forwarded-For: 203.0.113.7",
+            "X-Forwarded-Host: evil.example",
+            "X-Forwarded-Proto: https",
+            "X-Forwarded-Prefix: /evil",
+            "X-Real-IP: 203.0.113.7",
+        )
+    )
+    await client.echo()
+    [scope] = running.app.scopes
+    assert scope["client"] == client.writer.get_extra_info("sockname")
+    assert scope["scheme"] == "http"
+    assert scope["path"] == "/"
+    assert scope.get("root_path", "") == ""
 
 
 async def test_pipelined_requests_are_answered_in_order(client: Client) -> None:
