@@ -148,6 +148,10 @@ $(CHART_STAMP): $(STAMP) charts/tests/requirements.lock charts/tests/clients.loc
 charts: $(STAMP) $(CHART_STAMP) ## Tests the charts as Helm renders them, without a cluster
 	cd charts && $(BIN)/python -m pytest -n 2
 
+.PHONY: dashboards
+dashboards: $(STAMP) ## Writes Grafana's dashboards from charts/dashboards.py
+	cd charts && $(BIN)/python dashboards.py
+
 # What puts an image archive on the cluster's nodes.
 IMAGE_LOADER ?= kind load image-archive
 # This machine as pods see it: PostgreSQL listens there. In kind, the bridge of its Docker network.
