@@ -5,6 +5,7 @@ once, at the end. The files are what the chart installs; a test holds them to th
 """
 
 import json
+import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,9 +24,7 @@ DURATION = "http_server_request_duration_seconds"
 # What clients ask for; the probes of the cluster are no traffic.
 CALLS = f'{API}, http_route!~"/livez|/readyz"'
 FAILED = f'{CALLS}, http_response_status_code=~"5.."'
-FAST = f'{CALLS}, le="0.25"'
-AVAILABLE = 0.9995  # of 30 days' requests are answered without a 5xx
-IN_TIME = 0.99  # of 30 days' requests take no longer than 250 ms
+SLOS: dict[str, Any] = tomllib.loads((DIRECTORY.parent / "slos.toml").read_text())
 
 
 class Panel(NamedTuple):
@@ -57,15 +56,26 @@ def mean(metric: str, selector: str, by: str) -> str:
     return f"{rate(f'{metric}_sum', selector, by)} / {rate(f'{metric}_count', selector, by)}"
 
 
-def in_30_days(metric: str, selector: str) -> str:
-    """Returns by how much a counter grew in the window of the objectives."""
-    return f"sum(increase({metric}{{{selector}}}[30d]))"
+def objective(slo: str, name: str, window: str = "30d") -> str:
+    """Returns what rules/slos.yaml records of an objective."""
+    return f'payments:slo_{name}:rate{window}{{namespace=~"$namespace", slo="{slo}"}}'
 
 
-ALL_30_DAYS = in_30_days(f"{DURATION}_count", CALLS)
-# A series of failures begins with the first: until then there is none, and nothing failed.
-FAILED_30_DAYS = f"({in_30_days(f'{DURATION}_count', FAILED)} or vector(0)) / {ALL_30_DAYS}"
-SLOW_30_DAYS = f"1 - {in_30_days(f'{DURATION}_bucket', FAST)} / {ALL_30_DAYS}"
+def kept(slo: str) -> dict[str, str]:
+    """Returns the part of 30 days' requests that an objective is kept for."""
+    return {"{{namespace}}": f"1 - {objective(slo, 'failures')} / {objective(slo, 'requests')}"}
+
+
+def budget(slo: str) -> dict[str, str]:
+    """Returns the part of what may fail in 30 days that has not."""
+    return {"{{namespace}}": f"1 - {objective(slo, 'burn')}"}
+
+
+def burns(slo: str) -> dict[str, str]:
+    """Returns how fast the budget is used up, in the two windows that page first."""
+    return {window: objective(slo, "burn", window) for window in ("1h", "6h")}
+
+
 FAILED_NOW = (
     f"({rate(f'{DURATION}_count', FAILED, 'http_route')}"
     f" or 0 * {rate(f'{DURATION}_count', CALLS, 'http_route')})"
@@ -77,15 +87,15 @@ OVERVIEW = (
         "Availability, 30 days",
         "percentunit",
         "Part of the requests that were not answered with a 5xx. The objective is 99.95%.",
-        {"": f"1 - {FAILED_30_DAYS}"},
+        kept("availability"),
         "stat",
-        at_least=AVAILABLE,
+        at_least=SLOS["availability"]["objective"],
     ),
     Panel(
         "Error budget left",
         "percentunit",
         "Of the 0.05% of requests in 30 days that may fail, the part that is not used up.",
-        {"": f"1 - {FAILED_30_DAYS} / {1 - AVAILABLE:.4f}"},
+        budget("availability"),
         "stat",
         at_least=0,
     ),
@@ -93,17 +103,29 @@ OVERVIEW = (
         "Answered in 250 ms, 30 days",
         "percentunit",
         "Part of the requests that took no longer. The objective is 99%.",
-        {"": f"1 - ({SLOW_30_DAYS})"},
+        kept("latency"),
         "stat",
-        at_least=IN_TIME,
+        at_least=SLOS["latency"]["objective"],
     ),
     Panel(
         "Latency budget left",
         "percentunit",
         "Of the 1% of requests in 30 days that may take longer, the part that is not used up.",
-        {"": f"1 - ({SLOW_30_DAYS}) / {1 - IN_TIME:.2f}"},
+        budget("latency"),
         "stat",
         at_least=0,
+    ),
+    Panel(
+        "Burn rate: availability",
+        "short",
+        "At 1 the budget lasts 30 days; above 14.4 for an hour, or 6 for six, somebody is paged.",
+        burns("availability"),
+    ),
+    Panel(
+        "Burn rate: latency",
+        "short",
+        "The same for requests that take longer than 250 ms.",
+        burns("latency"),
     ),
     Panel(
         "Requests by route",

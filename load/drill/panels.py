@@ -1,0 +1,162 @@
+"""Every query of every panel, asked as Grafana asks it, and the pictures that it would draw."""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, FuncFormatter, PercentFormatter
+
+from drill.monitoring import CHECKOUT, DASHBOARDS, SCALE, Prometheus, scaled
+
+POINTS = 120  # a line
+COLUMNS = 24  # of Grafana's grid
+INCHES_A_ROW = 0.26
+LEGEND_LINES = 6
+# Four scrapes, as Grafana has it; three times as many, so that lines are not all noise.
+RATE_INTERVAL = "6m"
+
+TICKS = {
+    "percentunit": PercentFormatter(1, decimals=None),
+    "s": EngFormatter("s", sep=""),
+    "bytes": EngFormatter("B", sep=""),
+    "Bps": EngFormatter("B/s", sep=""),
+}
+
+
+class Line(NamedTuple):
+    """One series: its name in the legend, seconds and values."""
+
+    legend: str
+    times: list[float]
+    values: list[float]
+
+
+class Drawn(NamedTuple):
+    """A panel of Grafana's and what its queries gave."""
+
+    panel: dict[str, Any]
+    lines: list[Line]
+
+
+async def ask(
+    prometheus: Prometheus, name: str, since: float, until: float
+) -> tuple[str, list[Drawn]]:
+    """Asks all queries of a dashboard for a span of time, in seconds since the epoch.
+
+    Returns the dashboard's title as well.
+
+    Raises:
+        LookupError: one has no data; the message names it.
+        RuntimeError: Prometheus does not understand one.
+    """
+    dashboard = json.loads(DASHBOARDS[name].read_text())
+    variables = {"__rate_interval": RATE_INTERVAL}
+    for variable in dashboard["templating"]["list"]:
+        if variable["type"] == "query":
+            variables[variable["name"]] = await _values(prometheus, variable["query"])
+    drawn = []
+    for panel in dashboard["panels"]:
+        lines = []
+        for target in panel["targets"]:
+            expression = _substituted(target["expr"], variables)
+            found = await _lines(prometheus, expression, target["legendFormat"], since, until)
+            if not found:
+                raise LookupError(f"{name}, {panel['title']}: no data for {expression}")
+            lines += found
+        drawn.append(Drawn(panel, lines))
+    return dashboard["title"], drawn
+
+
+async def _values(prometheus: Prometheus, query: str) -> str:
+    """Returns the values of a variable, as the pattern that Grafana puts in its place."""
+    asked = re.fullmatch(r"label_values\((.+), (\w+)\)", query)
+    if asked is None:
+        raise LookupError(f"{query} is no query for a label's values")
+    values = await prometheus.get(f"/label/{asked[2]}/values", **{"match[]": asked[1]})
+    if not values:
+        raise LookupError(f"{query} finds nothing")
+    return "|".join(values)
+
+
+def _substituted(expression: str, variables: dict[str, str]) -> str:
+    for name, value in variables.items():
+        expression = expression.replace(f"${name}", value)
+    return scaled(expression)
+
+
+async def _lines(
+    prometheus: Prometheus, expression: str, legend: str, since: float, until: float
+) -> list[Line]:
+    step = (until - since) / POINTS
+    found = await prometheus.get(
+        "/query_range", query=expression, start=since, end=until, step=step
+    )
+    lines = []
+    for series in found["result"]:
+        pairs = [(float(at) - since, float(value)) for at, value in series["values"]]
+        pairs = [(at, value) for at, value in pairs if math.isfinite(value)]
+        if pairs:
+            times, values = zip(*pairs, strict=True)
+            lines.append(Line(_legend(legend, series["metric"]), [*times], [*values]))
+    return lines
+
+
+def _legend(template: str, labels: Mapping[str, str]) -> str:
+    return re.sub(r"\{\{(\w+)\}\}", lambda name: labels.get(name[1], ""), template)
+
+
+def draw(name: str, title: str, drawn: Sequence[Drawn]) -> Path:
+    """Draws a dashboard into docs/, each panel where Grafana has it; returns the file."""
+    rows = max(d.panel["gridPos"]["y"] + d.panel["gridPos"]["h"] for d in drawn)
+    figure = Figure(figsize=(11, rows * INCHES_A_ROW + 0.4), layout="constrained")
+    figure.suptitle(f"{title} (a minute here is {SCALE} of the rules')", fontsize=9)
+    grid = figure.add_gridspec(rows, COLUMNS)
+    for panel, lines in drawn:
+        place = panel["gridPos"]
+        x, y, width, height = (place[side] for side in "xywh")
+        axes = figure.add_subplot(grid[y : y + height, x : x + width])
+        axes.set_title(panel["title"], fontsize=8, loc="left")
+        if panel["type"] == "stat":
+            _write_number(axes, panel, lines[0].values[-1])
+        else:
+            _draw_lines(axes, panel, lines)
+    path = CHECKOUT / "docs" / f"observability-{name}.svg"
+    # Text as text: a tenth of the size, and it can be searched.
+    with rc_context({"svg.hashsalt": "observability", "svg.fonttype": "none"}):
+        figure.savefig(path, metadata={"Date": None})
+    return path
+
+
+def _draw_lines(axes: Axes, panel: dict[str, Any], lines: Sequence[Line]) -> None:
+    for line in lines:
+        axes.plot([at / 60 for at in line.times], line.values, linewidth=0.9, label=line.legend)
+    axes.set_ylim(bottom=0)
+    axes.margins(x=0)
+    axes.grid(alpha=0.3)
+    axes.tick_params(labelsize=6)
+    axes.yaxis.set_major_formatter(
+        TICKS.get(panel["fieldConfig"]["defaults"]["unit"], EngFormatter(sep=""))
+    )
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda minutes, _: f"{minutes:g} min"))
+    columns = math.ceil(len(lines) / LEGEND_LINES)
+    axes.legend(fontsize=5, loc="upper left", ncols=columns, framealpha=0.6, labelspacing=0.2)
+
+
+def _write_number(axes: Axes, panel: dict[str, Any], value: float) -> None:
+    defaults = panel["fieldConfig"]["defaults"]
+    steps = defaults.get("thresholds", {"steps": [{"color": "black", "value": None}]})["steps"]
+    color = next(
+        step["color"] for step in reversed(steps) if step["value"] is None or value >= step["value"]
+    )
+    text = {
+        "percentunit": f"{value:.2%}",
+        "s": f"{value:.1f} s",
+    }.get(defaults["unit"], f"{value:,.0f}")
+    axes.set_axis_off()
+    axes.text(0.5, 0.4, text, fontsize=16, color=color, ha="center", va="center")
