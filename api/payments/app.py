@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import asyncpg
 
-from payments import auth, docs, queries, telemetry
+from payments import auth, docs, logs, metrics, queries, telemetry
 from payments.config import Settings
 from payments.db import Database
 from payments.deadline import Deadline
@@ -119,14 +119,14 @@ class Application:
         started = time.perf_counter()
         request = _request(scope, receive)
         status = CALLER_LEFT
-        telemetry.Active.requests += 1
+        metrics.Active.requests += 1
         try:
             response = await self._respond(request)
             if response is not None:
                 status = response.status
                 await self._send(request, response, send)
         finally:
-            telemetry.Active.requests -= 1
+            metrics.Active.requests -= 1
             seconds = time.perf_counter() - started
             telemetry.observe(scope["method"], request.route, status, seconds, request.client)
 
@@ -186,7 +186,7 @@ class Application:
                 client = await self._keys.authenticate(header, route.scope)
             request.client = client
         if route.old:
-            telemetry.old_route_calls.labels(route.path, client).inc()
+            metrics.old_route_calls.labels(route.path, client).inc()
         return await route.handler(request, client, *arguments)
 
     def _find(self, path: str) -> tuple[dict[str, Route], tuple[int | str, ...]]:
@@ -249,7 +249,7 @@ def _request(scope: Scope, receive: Receive) -> Request:
     method = scope["method"]
     head = method == "HEAD"
     return Request(
-        telemetry.take_request_id(headers.get(b"x-request-id")),
+        logs.take_request_id(headers.get(b"x-request-id")),
         "GET" if head else method,
         head,
         scope["path"],
@@ -262,6 +262,7 @@ def _request(scope: Scope, receive: Receive) -> Request:
 def _failure(request: Request, error: Exception) -> Response:
     """Returns the answer that tells the caller what went wrong, and logs what is our fault."""
     problem = _problem(error)
+    metrics.refusals.labels(problem.reason).inc()
     if problem.status >= 500 and problem is error:
         fields = {"problem": problem.type, "cause": repr(problem.__cause__)}
         _logger.warning(problem.detail, extra={"fields": fields})

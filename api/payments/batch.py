@@ -1,12 +1,15 @@
 """Group commit: calls that arrive while a statement runs share the next one."""
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 import asyncpg
+import msgspec
 
+from payments import metrics
 from payments.errors import Overloaded
 
 Item = TypeVar("Item")
@@ -28,6 +31,14 @@ _ONE_ROWS_FAULT = (
 _ALONE = 4
 
 
+class Call(msgspec.Struct, Generic[Item, Answer]):
+    """One caller's item, and the answer that it waits for."""
+
+    item: Item
+    answer: asyncio.Future[Answer]
+    since: float  # on time.perf_counter's clock
+
+
 class Batch(Generic[Item, Answer]):
     """Runs items through `run`, many at a time, and gives each caller its own answer.
 
@@ -38,6 +49,7 @@ class Batch(Generic[Item, Answer]):
 
     def __init__(
         self,
+        operation: str,
         run: Callable[[Sequence[Item]], Awaitable[Sequence[Answer | Exception]]],
         *,
         size: int,
@@ -47,6 +59,8 @@ class Batch(Generic[Item, Answer]):
     ) -> None:
         """`run` answers each of at most `size` items in order; `queue_limit` more may wait.
 
+        Metrics call what it does `operation`.
+
         Items that `measure` more than `limit_bytes` together are not put into one statement, so
         that it ends well within its time; one that alone is larger has a statement of its own.
 
@@ -54,6 +68,7 @@ class Batch(Generic[Item, Answer]):
         mean that nothing at all was changed, where it is one of `_ONE_ROWS_FAULT`: the items are
         then run again, each alone.
         """
+        self._operation = operation
         self._run = run
         self._size = size
         self._queue_limit = queue_limit
@@ -61,7 +76,7 @@ class Batch(Generic[Item, Answer]):
         self._measure = measure
         self._alone = asyncio.Semaphore(_ALONE)
         self._tried_alone: set[asyncio.Task[None]] = set()
-        self._waiting: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
+        self._waiting: deque[Call[Item, Answer]] = deque()
         self._worker: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -80,7 +95,7 @@ class Batch(Generic[Item, Answer]):
         if self._loop is None:  # Python 3.11 makes a system call to tell which loop runs.
             self._loop = asyncio.get_running_loop()
         answer: asyncio.Future[Answer] = self._loop.create_future()
-        self._waiting.append((item, answer))
+        self._waiting.append(Call(item, answer, time.perf_counter()))
         if self._worker is None:
             self._worker = self._loop.create_task(self._work())
         return await answer
@@ -92,50 +107,57 @@ class Batch(Generic[Item, Answer]):
         finally:
             self._worker = None
 
-    def _next(self) -> list[tuple[Item, asyncio.Future[Answer]]]:
-        batch: list[tuple[Item, asyncio.Future[Answer]]] = []
+    def _next(self) -> list[Call[Item, Answer]]:
+        batch: list[Call[Item, Answer]] = []
         bytes = 0
         while self._waiting and len(batch) < self._size:
-            item, answer = self._waiting[0]
-            bytes += self._measure(item)
+            call = self._waiting[0]
+            bytes += self._measure(call.item)
             if batch and bytes > self._limit_bytes:
                 break
             self._waiting.popleft()
-            if not answer.done():  # its caller has not gone
-                batch.append((item, answer))
+            if not call.answer.done():  # its caller has not gone
+                batch.append(call)
         return batch
 
-    async def _answer(self, batch: Sequence[tuple[Item, asyncio.Future[Answer]]]) -> None:
+    async def _answer(self, batch: Sequence[Call[Item, Answer]]) -> None:
+        self._observe(batch)
         try:
-            results = await self._run([item for item, _ in batch])
+            results = await self._run([call.item for call in batch])
             answered = [*zip(batch, results, strict=True)]
         except _ONE_ROWS_FAULT as error:
             if len(batch) == 1:
                 _fail(batch, error)
                 return
-            for single in batch:
-                task = asyncio.create_task(self._answer_alone(single))
+            for call in batch:
+                task = asyncio.create_task(self._answer_alone(call))
                 self._tried_alone.add(task)
                 task.add_done_callback(self._tried_alone.discard)
         except Exception as error:
             _fail(batch, error)
         else:
-            for (_, answer), result in answered:
-                if answer.done():
+            for call, result in answered:
+                if call.answer.done():
                     continue
                 if isinstance(result, Exception):
-                    answer.set_exception(result)
+                    call.answer.set_exception(result)
                 else:
-                    answer.set_result(result)
+                    call.answer.set_result(result)
 
-    async def _answer_alone(self, single: tuple[Item, asyncio.Future[Answer]]) -> None:
+    def _observe(self, batch: Sequence[Call[Item, Answer]]) -> None:
+        metrics.batch_size.observe(len(batch), self._operation)
+        now = time.perf_counter()
+        for call in batch:
+            metrics.batch_queue_wait.observe(now - call.since, self._operation)
+
+    async def _answer_alone(self, call: Call[Item, Answer]) -> None:
         # Nobody waits for this: the next statement is under way.
         async with self._alone:
-            if not single[1].done():  # its caller has not gone meanwhile
-                await self._answer([single])
+            if not call.answer.done():  # its caller has not gone meanwhile
+                await self._answer([call])
 
 
-def _fail(batch: Sequence[tuple[Item, asyncio.Future[Answer]]], error: Exception) -> None:
-    for _, answer in batch:
-        if not answer.done():
-            answer.set_exception(error)
+def _fail(batch: Sequence[Call[Item, Answer]], error: Exception) -> None:
+    for call in batch:
+        if not call.answer.done():
+            call.answer.set_exception(error)

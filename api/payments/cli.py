@@ -44,7 +44,7 @@ def main() -> None:
 def serve() -> None:
     """Serve the API until SIGTERM or Ctrl-C."""
     # Imported here: no other command needs the web server, which takes a while to load.
-    from payments import server, telemetry
+    from payments import logs, metrics, server
     from payments.app import Application
 
     settings = _settings()
@@ -52,9 +52,9 @@ def serve() -> None:
         application = Application(settings)
     except config.SettingsError as error:
         raise click.ClickException(str(error)) from None
-    telemetry.configure_logging(settings)
+    logs.configure(settings)
     try:
-        telemetry.serve_metrics(settings)
+        metrics.serve(settings)
     except OSError as error:
         raise click.ClickException(
             f"PAYMENTS_METRICS_PORT {settings.metrics_port}: {error.strerror}"

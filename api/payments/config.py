@@ -17,6 +17,7 @@ _SERVICE_LINK = re.compile(r"PAYMENTS_(SERVICE_(HOST|PORT)|PORT=tcp://|PORT_[0-9
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Seconds = Annotated[float, Meta(gt=0, le=3600)]
 Count = Annotated[int, Meta(ge=1)]
+Ratio = Annotated[float, Meta(ge=0, le=1)]
 
 
 class SettingsError(Exception):
@@ -44,6 +45,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     authentication: Annotated[
         bool, Meta(description="Whether a key is asked for; `false` makes every caller `anonymous`")
     ] = True
+    revision: Annotated[
+        str,
+        Meta(description="Commit that runs, for `payments_build_info`; the image knows its own"),
+    ] = "unknown"
     log_level: Annotated[
         str,
         Meta(
@@ -51,6 +56,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             description="Least severity that is logged: DEBUG, INFO, WARNING or ERROR",
         ),
     ] = "INFO"
+    log_slow_seconds: Annotated[
+        Seconds, Meta(description="A request that takes this long is always logged, as a WARNING")
+    ] = 0.25  # the latency objective
+    log_sample_ratio: Annotated[
+        Ratio, Meta(description="Share of the other requests, but for failed ones, that are logged")
+    ] = 1.0
 
     body_limit_bytes: Annotated[Count, Meta(description="Larger bodies are refused with 413")] = (
         64 * 1024

@@ -22,6 +22,11 @@ class Problem(Exception):
         self.detail = detail
         self.headers = {name.replace("_", "-").lower(): value for name, value in headers.items()}
 
+    @property
+    def reason(self) -> str:
+        """What metrics call this failure: the last part of its type."""
+        return self.type.rpartition("/")[2]
+
     def body(self, request_id: str | None = None) -> bytes:
         """Returns the `application/problem+json` document."""
         problem = {

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, urlencode
 
 import msgspec
 
-from payments import models, queries, telemetry
+from payments import metrics, models, queries
 from payments.batch import Batch
 from payments.config import Settings
 from payments.db import Database, Probe
@@ -62,20 +62,29 @@ class Handlers:
         self._warmed = False
         size, queue_limit = settings.batch_size, settings.batch_queue_limit
         self._creations = Batch(
+            "create",
             self._run_creations,
             size=size,
             queue_limit=queue_limit,
             limit_bytes=settings.batch_limit_bytes,
             measure=lambda creation: len(creation.data),
         )
-        self._reads = Batch(self._run_reads, size=size, queue_limit=queue_limit)
-        self._consumptions = Batch(self._run_consumptions, size=size, queue_limit=queue_limit)
+        self._reads = Batch("read", self._run_reads, size=size, queue_limit=queue_limit)
+        self._consumptions = Batch(
+            "consume", self._run_consumptions, size=size, queue_limit=queue_limit
+        )
 
     async def _run_creations(self, creations: Sequence[Creation]) -> list[Created | Exception]:
         async with self._database.connection() as connection:
             answers = await queries.create(connection, creations)
-        made = [answer for answer in answers if isinstance(answer, Created) and not answer.replayed]
-        telemetry.payments_created.inc(len(made))
+        made = [
+            new
+            for new, answer in zip(creations, answers, strict=True)
+            if isinstance(answer, Created) and not answer.replayed
+        ]
+        metrics.payments_created.inc(len(made))
+        metrics.created_value.inc(sum(float(new.payment or 0) for new in made))
+        metrics.payments_consumed.inc(sum(new.status == "consumed" for new in made))
         return answers
 
     async def _run_reads(self, ids: Sequence[int]) -> list[Payment | None]:
@@ -85,7 +94,7 @@ class Handlers:
     async def _run_consumptions(self, consumptions: Sequence[Consumption]) -> list[Payment | None]:
         async with self._database.connection() as connection:
             payments = await queries.consume(connection, consumptions)
-        telemetry.payments_consumed.inc(len(payments) - payments.count(None))
+        metrics.payments_consumed.inc(len(payments) - payments.count(None))
         return payments
 
     # Version 1
@@ -106,7 +115,7 @@ class Handlers:
         response = _answer(created.payment, status=201)
         response.headers.append((b"location", b"/v1/payments/%d" % created.payment.id))
         if created.replayed:
-            telemetry.idempotent_replays.inc()
+            metrics.idempotent_replays.inc()
             response.headers.append((b"idempotent-replayed", b"true"))
         return response
 
@@ -157,8 +166,6 @@ class Handlers:
         new = models.decode(_json_body(request), LegacyNewPayment)
         value, document = models.value(new.payment), models.document(new.data)
         created = await self._creations.submit(Creation(client, None, new.status, value, document))
-        if new.status == "consumed":
-            telemetry.payments_consumed.inc()
         return _answer(created.payment)
 
     async def legacy_list(self, request: Request, client: str) -> Response:
@@ -259,7 +266,7 @@ class Handlers:
                 deleted = await queries.delete(connection, id, client, unchanged_since)
             if deleted is None:
                 await asyncio.sleep(LOCKED_PAUSE_SECONDS)
-        telemetry.payments_deleted.inc()
+        metrics.payments_deleted.inc()
         return deleted
 
 

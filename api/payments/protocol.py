@@ -15,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
-from payments import telemetry
+from payments import metrics, telemetry
 from payments.config import Settings
 from payments.errors import (
     MEDIA_TYPE,
@@ -250,7 +250,8 @@ class LimitedProtocol(HttpToolsProtocol):
     def _answer(self, problem: Problem) -> None:
         if self.transport.is_closing():
             return
-        telemetry.observe(telemetry.OTHER_METHOD, "", problem.status, 0.0, None)
+        metrics.refusals.labels(problem.reason).inc()
+        telemetry.observe(metrics.OTHER_METHOD, "", problem.status, 0.0, None)
         body = problem.body()
         own = {
             **problem.headers,

@@ -219,6 +219,17 @@ WHERE id IN (
 )
 """
 
+# What metrics call them.
+NAMES = {
+    CREATE: "create",
+    REPLAY: "replay",
+    READ: "read",
+    CONSUME: "consume",
+    DELETE: "delete",
+    LIST: "list",
+    LIVE_KEYS: "keys",
+}
+
 
 def _payment(row: asyncpg.Record) -> Payment:
     value = row["payment"]
@@ -304,8 +315,8 @@ async def delete(
     connection: "Connection", id: int, client: str, unchanged_since: datetime | None
 ) -> Payment | None:
     """Deletes a payment; returns it with its last `updated_at`, or None if nothing was changed."""
-    row = await connection.fetchrow(DELETE, id, client, unchanged_since)
-    return None if row is None else _payment(row)
+    rows = await connection.fetch(DELETE, id, client, unchanged_since)
+    return _payment(rows[0]) if rows else None
 
 
 async def list_page(connection: "Connection", page: Page) -> tuple[list[Payment], bool]:

@@ -4,14 +4,16 @@ import asyncio
 import json
 import re
 import shutil
+import socket
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from asyncio.subprocess import DEVNULL, Process
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import count
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import asyncpg
 import httpx
@@ -253,6 +255,49 @@ async def _serve_image(settings: config.Settings) -> AsyncIterator[str]:
         process.terminate()
         log += await rest
         assert await process.wait() == 0, log.decode()
+
+
+def free_port() -> int:
+    """Returns a port that nobody has."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
+@asynccontextmanager
+async def serve_process(
+    database: Database,
+    variables: Mapping[str, str] | None = None,
+    stdout: int | IO[bytes] = DEVNULL,
+) -> AsyncIterator[tuple[str, str, Process]]:
+    """Runs `payments serve`; gives the URLs of the API and of the metrics, and the process."""
+    port, metrics_port = free_port(), free_port()
+    process = await launch(
+        "serve",
+        variables={
+            "PAYMENTS_DATABASE_URL": database.url(),
+            "PAYMENTS_HTTP_HOST": "127.0.0.1",
+            "PAYMENTS_HTTP_PORT": str(port),
+            "PAYMENTS_METRICS_PORT": str(metrics_port),
+            "PAYMENTS_SHUTDOWN_DELAY_SECONDS": "0",
+            **(variables or {}),
+        },
+        stdout=stdout,
+    )
+    try:
+        async with asyncio.timeout(20), httpx.AsyncClient() as http:
+            while True:
+                try:
+                    await http.get(f"http://127.0.0.1:{port}/livez")
+                    break
+                except httpx.ConnectError:
+                    await asyncio.sleep(0.02)
+        yield f"http://127.0.0.1:{port}", f"http://127.0.0.1:{metrics_port}/metrics", process
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        assert await process.wait() == 0
 
 
 class Serve(Protocol):

@@ -29,7 +29,7 @@ class Statement:
 
 
 def batch_of(statement: Statement, size: int = 100, queue_limit: int = 100) -> Batch[int, int]:
-    return Batch(statement, size=size, queue_limit=queue_limit)
+    return Batch("double", statement, size=size, queue_limit=queue_limit)
 
 
 async def submitted(batch: Batch[int, int], *items: int) -> list[asyncio.Task[int]]:
@@ -78,7 +78,7 @@ async def test_statements_have_a_size_and_keep_the_order() -> None:
 async def test_statements_have_a_size_in_bytes() -> None:
     statement = Statement()
     batch: Batch[int, int] = Batch(
-        statement, size=100, queue_limit=100, limit_bytes=10, measure=lambda item: item
+        "double", statement, size=100, queue_limit=100, limit_bytes=10, measure=lambda item: item
     )
     tasks = await submitted(batch, 0)
     tasks += await submitted(batch, 4, 6, 1, 50, 2, 3)
@@ -153,7 +153,7 @@ async def test_a_missing_answer_is_an_error_for_all() -> None:
     async def run(items: Sequence[int]) -> list[int]:
         return [0] * (len(items) - 1)
 
-    batch: Batch[int, int] = Batch(run, size=10, queue_limit=10)
+    batch: Batch[int, int] = Batch("double", run, size=10, queue_limit=10)
     tasks = await submitted(batch, 1, 2)
     assert [type(result) for result in await results(tasks)] == [ValueError] * 2
 

@@ -1,16 +1,20 @@
-"""`/livez`, `/readyz` and `/metrics`: what the cluster is told, and what a lost database costs."""
+"""`/livez` and `/readyz`: what the cluster is told, and what a lost database costs."""
 
 import asyncio
-import re
 import socket
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 
-import httpx
 import pytest
 
-from tests.command import launch
-from tests.conftest import Api, Database, Serve, client, problem, waits_for_a_lock
+from tests.conftest import (
+    Api,
+    Database,
+    Serve,
+    client,
+    problem,
+    serve_process,
+    waits_for_a_lock,
+)
 
 CONSUME = '{"status": "consumed"}'
 
@@ -192,7 +196,11 @@ async def test_an_unmigrated_database_is_unavailable(api: Api, database: Databas
 
 @pytest.mark.usefixtures("command")
 async def test_a_service_that_is_told_to_stop(database: Database) -> None:
-    async with _process(database, shutdown_delay_seconds=1) as (url, _, process):
+    async with serve_process(database, {"PAYMENTS_SHUTDOWN_DELAY_SECONDS": "1"}) as (
+        url,
+        _,
+        process,
+    ):
         async with client(url, await database.key()) as api:
             assert (await api.send("GET", "/readyz")).status_code == 200
             process.terminate()
@@ -206,88 +214,6 @@ async def test_a_service_that_is_told_to_stop(database: Database) -> None:
             assert made.headers["Connection"] == "close"
             assert (await api.send("GET", "/livez")).status_code == 200
         assert await process.wait() == 0
-
-
-# Processes and metrics
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-    return port
-
-
-@asynccontextmanager
-async def _process(
-    database: Database, shutdown_delay_seconds: float = 0
-) -> AsyncIterator[tuple[str, str, asyncio.subprocess.Process]]:
-    """Runs `payments serve`; gives the URLs of the API and of the metrics, and the process."""
-    ports = (free_port(), free_port())
-    process = await launch(
-        "serve",
-        variables={
-            "PAYMENTS_DATABASE_URL": database.url(),
-            "PAYMENTS_HTTP_HOST": "127.0.0.1",
-            "PAYMENTS_HTTP_PORT": str(ports[0]),
-            "PAYMENTS_METRICS_PORT": str(ports[1]),
-            "PAYMENTS_SHUTDOWN_DELAY_SECONDS": str(shutdown_delay_seconds),
-        },
-        stdout=asyncio.subprocess.DEVNULL,
-    )
-    try:
-        async with asyncio.timeout(20), httpx.AsyncClient() as http:
-            while True:
-                try:
-                    await http.get(f"http://127.0.0.1:{ports[0]}/livez")
-                    break
-                except httpx.ConnectError:
-                    await asyncio.sleep(0.02)
-        yield f"http://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}/metrics", process
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        assert await process.wait() == 0
-
-
-@pytest.mark.usefixtures("command")
-async def test_metrics(database: Database) -> None:
-    async with _process(database) as (url, metrics, _), client(url, await database.key()) as api:
-        made = await api.payment()
-        await api.create({"payment": 1}, Idempotency_Key="a")
-        await api.create({"payment": 1}, Idempotency_Key="a")
-        await api.send("PATCH", f"/v1/payments/{made['id']}", CONSUME)
-        await api.send("PATCH", f"/v1/payments/{made['id']}", CONSUME)
-        await api.send("DELETE", f"/v1/payments/{made['id']}")
-        await api.send("POST", "/create", CONSUME)
-        await api.send("GET", "/v1/payments/424242")
-        await api.send("GET", "/secret/424242")
-        await api.send("PROPFIND", "/v1/payments")
-        await api.send("BREW", "/v1/payments")
-        problem(await api.send("GET", "/metrics"), 404, "not-found")
-        text = (await api.http.get(metrics)).text
-        for path in ("/", "/livez", "/v1/payments"):
-            other = await api.http.get(metrics.replace("/metrics", path))
-            assert not other.headers["Content-Type"].startswith("application/json")
-    # No path, no key and no made-up method can make a series.
-    assert "424242" not in text
-    assert "secret" not in text
-    assert "BREW" not in text
-    assert "PROPFIND" not in text
-    values = dict(re.findall(r"^(payments_\w+_total(?:\{.*\})?) (\S+)$", text, re.MULTILINE))
-    assert values == {
-        "payments_created_total": "3.0",
-        "payments_consumed_total": "2.0",
-        "payments_deleted_total": "1.0",
-        "payments_idempotent_replays_total": "1.0",
-        'payments_old_route_calls_total{client="shop",http_route="/create"}': "1.0",
-    }
-    routes = set(re.findall(r'http_route="([^"]*)"', text))
-    assert routes == {"/v1/payments", "/v1/payments/{id}", "/create", "/livez", ""}
-    assert (
-        'http_server_request_duration_seconds_count{http_request_method="POST",'
-        'http_response_status_code="201",http_route="/v1/payments"} 3.0' in text
-    )
 
 
 async def test_a_dead_database_does_not_delay_liveness(api: Api, database: Database) -> None:

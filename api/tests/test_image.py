@@ -72,6 +72,7 @@ def test_labels(about: dict[str, Any]) -> None:
     assert {labels["title"], labels["licenses"]} == {"payments", "MIT"}
     assert len(labels["revision"]) == 40
     assert labels["version"] != "unknown"
+    assert f"PAYMENTS_REVISION={labels['revision']}" in about["Config"]["Env"]
 
 
 def test_everything_that_is_loaded_was_compiled(image: Image) -> None:

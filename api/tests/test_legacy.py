@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from payments import telemetry
+from payments import metrics
 from tests.conftest import CLIENT, Api, Database, Serve, client, problem
 
 CONSUME = '{"status": "consumed"}'
@@ -276,11 +276,11 @@ async def test_a_reader_that_leaves_ends_the_list(api: Api, database: Database) 
         INSERT INTO payments (created_by, data)
         SELECT 'shop', to_jsonb(repeat('x', 20000)) FROM generate_series(1, 2000)
     """)
-    before = telemetry.Active.requests
+    before = metrics.Active.requests
     async with api.http.stream("GET", "/list") as answer:
         async for _ in answer.aiter_bytes(100):
             break
-        assert telemetry.Active.requests == before + 1
+        assert metrics.Active.requests == before + 1
     async with asyncio.timeout(5):
-        while telemetry.Active.requests > before:  # noqa: ASYNC110
+        while metrics.Active.requests > before:  # noqa: ASYNC110
             await asyncio.sleep(0.01)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from payments import telemetry
+from payments import metrics
 from tests import old_system
 from tests.conftest import Api, Database
 
@@ -132,7 +132,7 @@ async def test_calls_are_counted_by_route_and_client(api: Api, database: Databas
 
     def counted() -> list[float]:
         return [
-            telemetry.old_route_calls.labels(route, caller)._value.get()
+            metrics.old_route_calls.labels(route, caller)._value.get()
             for route, caller in callers.items()
         ]
 

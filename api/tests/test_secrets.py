@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.command import launch
-from tests.conftest import Database, client
-from tests.test_health import free_port
+from tests.conftest import Database, client, free_port
 
 CARD = "4111111111111111"
 PASSWORD = "canary-password"

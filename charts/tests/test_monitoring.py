@@ -6,7 +6,7 @@ import re
 import prometheus_client
 import yaml
 
-from payments import telemetry
+from payments import metrics
 from tests.conftest import CHARTS, Manifest, one, payments
 
 MONITORING = CHARTS / "payments" / "monitoring"
@@ -50,7 +50,7 @@ def test_the_dashboards_are_the_files_and_grafana_finds_them(manifests: list[Man
 
 
 def test_rules_and_panels_ask_only_for_metrics_that_the_service_has() -> None:
-    assert telemetry.active_requests in prometheus_client.REGISTRY._collector_to_names
+    assert metrics.active_requests in prometheus_client.REGISTRY._collector_to_names
     known = set(OF_PROMETHEUS)
     for family in prometheus_client.REGISTRY.collect():
         suffixes = {
