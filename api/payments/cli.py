@@ -202,7 +202,7 @@ def audit_command(serve: bool, period_seconds: float) -> None:
 
 
 def _serve_audit(period_seconds: float) -> NoReturn:
-    from payments import server, telemetry
+    from payments import logs, server
 
     settings = _settings()
     # It has one port, and nobody who must notice that it ends.
@@ -213,7 +213,7 @@ def _serve_audit(period_seconds: float) -> NoReturn:
         application = audit.Application(settings, period_seconds)
     except config.SettingsError as error:
         raise click.ClickException(str(error)) from None
-    telemetry.configure_logging(settings)
+    logs.configure(settings)
     sys.exit(server.run(application, settings))
 
 

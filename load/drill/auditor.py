@@ -15,7 +15,7 @@ from pathlib import Path
 
 from drill.monitoring import SCALE
 from laptop.children import prefix
-from payments import audit, config, server, telemetry
+from payments import audit, config, logs, server
 from tests.faults.system import DATABASE, System, free_port
 
 PERIOD_SECONDS = 60 / SCALE
@@ -68,6 +68,6 @@ async def auditing(system: System, log: Path) -> AsyncIterator[Auditor]:
 
 if __name__ == "__main__":
     settings = config.load(os.environ)
-    telemetry.configure_logging(settings)
-    audit.Auditor = functools.partial(audit.Auditor, lag=audit.LAG / SCALE)  # type: ignore[misc]
+    logs.configure(settings)
+    audit.Auditor = functools.partial(audit.Auditor, lag=audit.LAG / SCALE)  # type: ignore[assignment]
     sys.exit(server.run(audit.Application(settings, PERIOD_SECONDS), settings))

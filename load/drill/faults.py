@@ -179,8 +179,8 @@ FAULTS = (
     Fault("somebody writes 40 MB/s", _again_and_again(WRITE_LOG), ("PaymentsWalHigh",)),
 )
 
-# What no fault here can make true: what a cluster alone says, or what takes days. That these fire is
-# shown by promtool (charts/tests).
+# What no fault here can make true: what a cluster alone says, or what takes days. promtool shows
+# that these fire.
 BEYOND = (
     "PaymentsAutoscalerAtMax",
     "PaymentsContainerRestarts",
