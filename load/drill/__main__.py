@@ -1,6 +1,6 @@
 """Breaks the service in front of a real Prometheus and Alertmanager, with the chart's rules.
 
-    python -m drill [--minutes 20]     and, after 20 minutes or more, into docs/observability.md
+    python -m drill [--minutes 20]     from 20 minutes on it writes docs/observability.md
 
 First nothing is broken, and no alert may fire. Then one thing after the other is: the alerts that
 name it must reach Alertmanager's webhook, and resolve once it is mended. At the end every query of
@@ -153,6 +153,7 @@ def main() -> int:
 
 
 async def _drill(directory: Path, minutes: float) -> int:
+    recorded = minutes >= RECORDED_MINUTES
     async with AsyncExitStack() as stack:
         made = await stack.enter_async_context(
             system(directory, variables={"PYTHONPATH": os.environ["PYTHONPATH"]})
@@ -178,12 +179,13 @@ async def _drill(directory: Path, minutes: float) -> int:
             await drill.suffer(fault)
         until = time.time()
         await drill.recover()
-        await _look_at_panels(drill, prometheus, since, until)
+        pictures = PAGE.parent if recorded else CHECKOUT / ".cache" / "drill"
+        await _look_at_panels(drill, prometheus, since, until, pictures)
     table = _table(drill.rows)
     print(f"\n{table}")
     for line in drill.wrong:
         print(f"WRONG: {line}")
-    if minutes >= RECORDED_MINUTES and not drill.wrong:
+    if recorded and not drill.wrong:
         _record(minutes, table)
     return 1 if drill.wrong else 0
 
@@ -195,7 +197,8 @@ async def _look_at_panels(drill: Drill, prometheus: Prometheus, since: float, un
         except (LookupError, RuntimeError) as error:
             drill.wrong.append(str(error))
             continue
-        path = panels.draw(name, title, drawn)
+        path = pictures / f"observability-{name}.svg"
+        panels.draw(path, title, drawn)
         drill.tell(f"{len(drawn)} panels have data: {path.relative_to(CHECKOUT)}")
 
 

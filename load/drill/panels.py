@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, PercentFormatter
 
-from drill.monitoring import CHECKOUT, DASHBOARDS, SCALE, Prometheus, scaled
+from drill.monitoring import DASHBOARDS, SCALE, Prometheus, scaled
 
 POINTS = 120  # a line
 COLUMNS = 24  # of Grafana's grid
@@ -111,8 +111,8 @@ def _legend(template: str, labels: Mapping[str, str]) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda name: labels.get(name[1], ""), template)
 
 
-def draw(name: str, title: str, drawn: Sequence[Drawn]) -> Path:
-    """Draws a dashboard into docs/, each panel where Grafana has it; returns the file."""
+def draw(path: Path, title: str, drawn: Sequence[Drawn]) -> None:
+    """Draws a dashboard, each panel where Grafana has it, into an SVG file."""
     rows = max(d.panel["gridPos"]["y"] + d.panel["gridPos"]["h"] for d in drawn)
     figure = Figure(figsize=(11, rows * INCHES_A_ROW + 0.4), layout="constrained")
     figure.suptitle(f"{title} (a minute here is {SCALE} of the rules')", fontsize=9)
@@ -126,11 +126,9 @@ def draw(name: str, title: str, drawn: Sequence[Drawn]) -> Path:
             _write_number(axes, panel, lines[0].values[-1])
         else:
             _draw_lines(axes, panel, lines)
-    path = CHECKOUT / "docs" / f"observability-{name}.svg"
     # Text as text: a tenth of the size, and it can be searched.
     with rc_context({"svg.hashsalt": "observability", "svg.fonttype": "none"}):
         figure.savefig(path, metadata={"Date": None})
-    return path
 
 
 def _draw_lines(axes: Axes, panel: dict[str, Any], lines: Sequence[Line]) -> None:
