@@ -25,6 +25,8 @@ DURATION = "http_server_request_duration_seconds"
 CALLS = f'{API}, http_route!~"/livez|/readyz"'
 FAILED = f'{CALLS}, http_response_status_code=~"5.."'
 SLOS: dict[str, Any] = tomllib.loads((DIRECTORY.parent / "slos.toml").read_text())
+FIRING = 'alertstate="firing", alertname=~"Payments.+", namespace=~"$namespace"'
+SEVERITIES = ("page", "ticket")
 
 
 class Panel(NamedTuple):
@@ -182,8 +184,8 @@ OVERVIEW = (
         "short",
         "How many alerts fire, by severity.",
         {
-            "critical": 'count(ALERTS{alertstate="firing", severity="critical"}) or vector(0)',
-            "warning": 'count(ALERTS{alertstate="firing", severity="warning"}) or vector(0)',
+            severity: f'count(ALERTS{{{FIRING}, severity="{severity}"}}) or vector(0)'
+            for severity in SEVERITIES
         },
     ),
 )

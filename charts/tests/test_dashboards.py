@@ -50,8 +50,12 @@ def test_every_query_heeds_the_variables(panel: dict[str, Any]) -> None:
     for target in panel["targets"]:
         used = set(re.findall(r"\$\{?(\w+)", target["expr"]))
         assert used <= OF_GRAFANA
-        # Alerts know no namespace where they count over all of a service's pods.
-        assert "namespace" in used or target["expr"].startswith("count(ALERTS{")
+        assert "namespace" in used
+
+
+def test_alerts_of_every_severity_are_counted() -> None:
+    rules = "".join(path.read_text() for path in (dashboards.DIRECTORY.parent / "rules").iterdir())
+    assert {*re.findall(r"severity: (\w+)", rules)} == {*dashboards.SEVERITIES}
 
 
 @pytest.mark.parametrize("name", FILES)

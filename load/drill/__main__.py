@@ -147,13 +147,22 @@ def main() -> int:
             f"drill/faults.py and the rules do not know the same alerts: {', '.join(sorted(odd))}"
         )
         return 1
+    recorded = minutes >= RECORDED_MINUTES
+    pictures = PAGE.parent if recorded else CHECKOUT / ".cache" / "drill"
+    pictures.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=fast_directory(), ignore_cleanup_errors=True) as name:
         Path(name).chmod(0o755)  # PostgreSQL's user enters it
-        return asyncio.run(_drill(Path(name), minutes))
+        drill = asyncio.run(_drill(Path(name), minutes, pictures))
+    table = _table(drill.rows)
+    print(f"\n{table}")
+    for line in drill.wrong:
+        print(f"WRONG: {line}")
+    if recorded and not drill.wrong:
+        _record(minutes, table)
+    return 1 if drill.wrong else 0
 
 
-async def _drill(directory: Path, minutes: float) -> int:
-    recorded = minutes >= RECORDED_MINUTES
+async def _drill(directory: Path, minutes: float, pictures: Path) -> Drill:
     async with AsyncExitStack() as stack:
         made = await stack.enter_async_context(
             system(directory, variables={"PYTHONPATH": os.environ["PYTHONPATH"]})
@@ -178,19 +187,14 @@ async def _drill(directory: Path, minutes: float) -> int:
         for fault in FAULTS:
             await drill.suffer(fault)
         until = time.time()
-        await drill.recover()
-        pictures = PAGE.parent if recorded else CHECKOUT / ".cache" / "drill"
         await _look_at_panels(drill, prometheus, since, until, pictures)
-    table = _table(drill.rows)
-    print(f"\n{table}")
-    for line in drill.wrong:
-        print(f"WRONG: {line}")
-    if recorded and not drill.wrong:
-        _record(minutes, table)
-    return 1 if drill.wrong else 0
+        await drill.recover()
+    return drill
 
 
-async def _look_at_panels(drill: Drill, prometheus: Prometheus, since: float, until: float) -> None:
+async def _look_at_panels(
+    drill: Drill, prometheus: Prometheus, since: float, until: float, pictures: Path
+) -> None:
     for name in DASHBOARDS:
         try:
             title, drawn = await panels.ask(prometheus, name, since, until)

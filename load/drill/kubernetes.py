@@ -1,7 +1,7 @@
 """What the kubelet and kube-state-metrics would say, if the drill's processes were pods.
 
-CPU, memory and waiting for a core are the processes' own; what only a cluster has (replicas,
-requests, limits, restarts) is as in production's values. Names and labels are those of cAdvisor
+CPU, memory, waiting for a core and restarts are the processes' own; what only a cluster has (the
+replicas asked for, requests, limits) is set. Names and labels are those of cAdvisor
 (Kubernetes 1.36) and kube-state-metrics (2.17).
 """
 
@@ -30,6 +30,7 @@ class Cluster(Collector):
 
     def __init__(self, pids: Callable[[], Sequence[int]]) -> None:
         self._pids = pids
+        self._seen: dict[int, set[int]] = {}  # the pids that a pod has had
 
     def collect(self) -> Iterator[Metric]:
         """Gives what there is to scrape."""
@@ -54,7 +55,9 @@ class Cluster(Collector):
             container = [NAMESPACE, pod(number), "api"]
             requests.add_metric([*container, "cpu"], CPU_REQUEST)
             limits.add_metric([*container, "memory"], MEMORY_LIMIT)
-            restarts.add_metric(container, 0)
+            seen = self._seen.setdefault(number, set())
+            seen.add(pid)
+            restarts.add_metric(container, len(seen) - 1)
             try:
                 process = psutil.Process(pid)
                 times, rss = process.cpu_times(), process.memory_info().rss

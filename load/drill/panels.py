@@ -3,14 +3,15 @@
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FuncFormatter, PercentFormatter
+from matplotlib.ticker import EngFormatter, FuncFormatter
 
 from drill.monitoring import DASHBOARDS, SCALE, Prometheus, scaled
 
@@ -21,8 +22,9 @@ LEGEND_LINES = 6
 # Four scrapes, as Grafana has it; three times as many, so that lines are not all noise.
 RATE_INTERVAL = "6m"
 
-TICKS = {
-    "percentunit": PercentFormatter(1, decimals=None),
+# How Grafana writes a value, by its unit; what has none here is written as a number.
+UNITS: Mapping[str, Callable[[float], str]] = {
+    "percentunit": lambda value: f"{value * 100:.4g}%",
     "s": EngFormatter("s", sep=""),
     "bytes": EngFormatter("B", sep=""),
     "Bps": EngFormatter("B/s", sep=""),
@@ -30,18 +32,18 @@ TICKS = {
 
 
 class Line(NamedTuple):
-    """One series: its name in the legend, seconds and values."""
+    """One series: its name in the legend, and its values at even steps; NaN where it has none."""
 
     legend: str
-    times: list[float]
     values: list[float]
 
 
 class Drawn(NamedTuple):
-    """A panel of Grafana's and what its queries gave."""
+    """A panel of Grafana's, what its queries gave, and for how many minutes."""
 
     panel: dict[str, Any]
     lines: list[Line]
+    minutes: float
 
 
 async def ask(
@@ -69,7 +71,7 @@ async def ask(
             if not found:
                 raise LookupError(f"{name}, {panel['title']}: no data for {expression}")
             lines += found
-        drawn.append(Drawn(panel, lines))
+        drawn.append(Drawn(panel, lines, (until - since) / 60))
     return dashboard["title"], drawn
 
 
@@ -99,11 +101,11 @@ async def _lines(
     )
     lines = []
     for series in found["result"]:
-        pairs = [(float(at) - since, float(value)) for at, value in series["values"]]
-        pairs = [(at, value) for at, value in pairs if math.isfinite(value)]
-        if pairs:
-            times, values = zip(*pairs, strict=True)
-            lines.append(Line(_legend(legend, series["metric"]), [*times], [*values]))
+        # Where there is no value, the line has a gap.
+        values = {round((float(at) - since) / step): float(value) for at, value in series["values"]}
+        points = [values.get(number, math.nan) for number in range(POINTS + 1)]
+        if any(map(math.isfinite, points)):
+            lines.append(Line(_legend(legend, series["metric"]), points))
     return lines
 
 
@@ -117,31 +119,35 @@ def draw(path: Path, title: str, drawn: Sequence[Drawn]) -> None:
     figure = Figure(figsize=(11, rows * INCHES_A_ROW + 0.4), layout="constrained")
     figure.suptitle(f"{title} (a minute here is {SCALE} of the rules')", fontsize=9)
     grid = figure.add_gridspec(rows, COLUMNS)
-    for panel, lines in drawn:
+    for panel, lines, minutes in drawn:
         place = panel["gridPos"]
         x, y, width, height = (place[side] for side in "xywh")
         axes = figure.add_subplot(grid[y : y + height, x : x + width])
         axes.set_title(panel["title"], fontsize=8, loc="left")
         if panel["type"] == "stat":
-            _write_number(axes, panel, lines[0].values[-1])
+            finite = [value for value in lines[0].values if math.isfinite(value)]
+            _write_number(axes, panel, finite[-1])
         else:
-            _draw_lines(axes, panel, lines)
-    # Text as text: a tenth of the size, and it can be searched.
+            _draw_lines(axes, panel, lines, minutes)
+    # Text as text, and no more digits than a screen has dots: a tenth of the size.
+    text = StringIO()
     with rc_context({"svg.hashsalt": "observability", "svg.fonttype": "none"}):
-        figure.savefig(path, metadata={"Date": None})
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    path.write_text(re.sub(r"(\d\.\d)\d+", r"\1", text.getvalue()))
 
 
-def _draw_lines(axes: Axes, panel: dict[str, Any], lines: Sequence[Line]) -> None:
+def _draw_lines(axes: Axes, panel: dict[str, Any], lines: Sequence[Line], minutes: float) -> None:
+    times = [number * minutes / POINTS for number in range(POINTS + 1)]
     for line in lines:
-        axes.plot([at / 60 for at in line.times], line.values, linewidth=0.9, label=line.legend)
-    axes.set_ylim(bottom=0)
+        axes.plot(times, line.values, linewidth=0.9, label=line.legend)
+    most = max(value for line in lines for value in line.values if math.isfinite(value))
+    axes.set_ylim(0, most * 1.35 or 1)  # with room for the legend
     axes.margins(x=0)
     axes.grid(alpha=0.3)
     axes.tick_params(labelsize=6)
-    axes.yaxis.set_major_formatter(
-        TICKS.get(panel["fieldConfig"]["defaults"]["unit"], EngFormatter(sep=""))
-    )
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda minutes, _: f"{minutes:g} min"))
+    unit = panel["fieldConfig"]["defaults"]["unit"]
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _written(value, unit)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} min"))
     columns = math.ceil(len(lines) / LEGEND_LINES)
     axes.legend(fontsize=5, loc="upper left", ncols=columns, framealpha=0.6, labelspacing=0.2)
 
@@ -152,9 +158,11 @@ def _write_number(axes: Axes, panel: dict[str, Any], value: float) -> None:
     color = next(
         step["color"] for step in reversed(steps) if step["value"] is None or value >= step["value"]
     )
-    text = {
-        "percentunit": f"{value:.2%}",
-        "s": f"{value:.1f} s",
-    }.get(defaults["unit"], f"{value:,.0f}")
+    text = _written(value, defaults["unit"])
     axes.set_axis_off()
     axes.text(0.5, 0.4, text, fontsize=16, color=color, ha="center", va="center")
+
+
+def _written(value: float, unit: str) -> str:
+    plain = EngFormatter(sep="") if abs(value) >= 1000 else "{:.3g}".format
+    return UNITS.get(unit, plain)(value)
