@@ -100,7 +100,7 @@ migrations-lint: $(STAMP) ## Checks that migrations are safe on a live database 
 .PHONY: peers-test
 peers-test: $(STAMP) $(LOAD_STAMP) ## Checks that what the service is compared with does the same job
 	cd load && MYPYPATH=peers:../api $(BIN)/mypy --config-file ../api/pyproject.toml \
-	  --cache-dir .mypy_cache --python-executable $(LOAD_BIN)/python *.py peers tests
+	  --cache-dir .mypy_cache --python-executable $(LOAD_BIN)/python *.py drill peers tests
 	cd load && PYTHONPATH=../api $(LOAD_BIN)/python -m pytest -ra -W error --timeout 60 \
 	  -p no:cacheprovider tests
 
@@ -151,6 +151,10 @@ $(CHART_STAMP): $(STAMP) charts/tests/requirements.lock charts/tests/clients.loc
 .PHONY: charts
 charts: $(STAMP) $(CHART_STAMP) ## Tests the charts as Helm renders them, without a cluster
 	cd charts && $(BIN)/python -m pytest -n 2
+
+.PHONY: dashboards
+dashboards: $(STAMP) ## Writes Grafana's dashboards from charts/dashboards.py
+	cd charts && $(BIN)/python dashboards.py
 
 # What puts an image archive on the cluster's nodes.
 IMAGE_LOADER ?= kind load image-archive
@@ -253,6 +257,20 @@ $(OASDIFF):
 # Trivy reads JSON with what Go 1.26 still calls an experiment.
 $(TRIVY):
 	@GOEXPERIMENT=jsonv2 pipeline/go-install github.com/aquasecurity/trivy/cmd/trivy $@
+
+# Without what finds targets in clouds, which is most of it. Of Alertmanager the last version whose
+# module holds its page as built.
+PROMETHEUS := $(TOOLS)/prometheus@v0.316.0
+ALERTMANAGER := $(TOOLS)/alertmanager@v0.31.1
+$(PROMETHEUS):
+	@TAGS=remove_all_sd pipeline/go-install github.com/prometheus/prometheus/cmd/prometheus $@
+$(ALERTMANAGER):
+	@pipeline/go-install github.com/prometheus/alertmanager/cmd/alertmanager $@
+
+.PHONY: drill
+drill: $(STAMP) $(LOAD_STAMP) $(PROMETHEUS) $(ALERTMANAGER) ## Breaks the service in front of a real Prometheus: each fault must fire its alert (MINUTES=)
+	@cd load && PYTHONPATH=../api PROMETHEUS='$(PROMETHEUS)' ALERTMANAGER='$(ALERTMANAGER)' \
+	  $(LOAD_BIN)/python -m drill --minutes '$(MINUTES)'
 
 .PHONY: workflows
 workflows: $(STAMP) $(PIPELINE_STAMP) $(ACTIONLINT) $(OASDIFF) clients ## Checks the workflows (actionlint, zizmor) and tests what they call

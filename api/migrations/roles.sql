@@ -40,3 +40,17 @@ $$;
 ALTER SCHEMA public OWNER TO payments_owner;
 REVOKE ALL ON SCHEMA public FROM PUBLIC;
 GRANT USAGE ON SCHEMA public TO payments_app, payments_migrator;
+
+-- Since when the oldest transaction runs, whoever's it is: what the auditor warns of, and the one
+-- thing about others' sessions that the service's role is told. An administrator may see it, so that
+-- it is asked as the administrator.
+CREATE OR REPLACE FUNCTION public.oldest_transaction() RETURNS timestamptz
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = ''
+AS $$
+  SELECT min(xact_start) FROM pg_catalog.pg_stat_activity
+  WHERE backend_type = 'client backend' AND datname = pg_catalog.current_database()
+$$;
+
+REVOKE ALL ON FUNCTION public.oldest_transaction() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION public.oldest_transaction() TO payments_app;

@@ -6,12 +6,13 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 
 import asyncpg
 import click
+import msgspec
 
-from payments import __version__, auth, config, db, iam, migrate, queries, smoke
+from payments import __version__, audit, auth, config, db, iam, migrate, queries, smoke
 
 if TYPE_CHECKING:
     from payments.importer import Difference
@@ -35,8 +36,8 @@ def main() -> None:
     """The payments API and its upkeep.
 
     Everything is set by environment variables; the database is PAYMENTS_DATABASE_URL, as
-    postgresql://user@host:5432/payments. `serve` connects as payments_app, `roles` as the
-    database's administrator, all other commands as payments_migrator.
+    postgresql://user@host:5432/payments. `serve` and `audit` connect as payments_app, `roles` as
+    the database's administrator, all other commands as payments_migrator.
     """
 
 
@@ -172,6 +173,48 @@ def purge(retention_days: int) -> None:
     """
     total = _on_database(lambda connection: _purge(connection, timedelta(days=retention_days)))
     click.echo(f"{total} payments removed.")
+
+
+@main.command("audit")
+@click.option("--serve", is_flag=True, help="Repeat it until SIGTERM, and serve its metrics.")
+@click.option(
+    "--period-seconds",
+    type=click.FloatRange(0.1, 3600),
+    default=60,
+    show_default=True,
+    help="With --serve, the pause between two audits.",
+)
+def audit_command(serve: bool, period_seconds: float) -> None:
+    """Check what must be true of the payments; exit with 1 if anything is not. Reads only.
+
+    Every row is looked at, ten thousand at a time, and no row is locked. With --serve, `/metrics`
+    and `/livez` are on PAYMENTS_METRICS_PORT: docs/observability.md says what is audited, and how.
+    """
+    if serve:
+        _serve_audit(period_seconds)
+    rows, breaches = _on_database(audit.once)
+    form = "{:<24}  {:>10}  {}"
+    click.echo(form.format("INVARIANT", "BROKEN BY", "EXAMPLES"))
+    for invariant, broken, examples in breaches:
+        click.echo(form.format(invariant, f"{broken:,}", ", ".join(map(str, examples))).rstrip())
+    click.echo(f"{rows:,} payments audited.")
+    sys.exit(any(breach.rows for breach in breaches))
+
+
+def _serve_audit(period_seconds: float) -> NoReturn:
+    from payments import logs, server
+
+    settings = _settings()
+    # It has one port, and nobody who must notice that it ends.
+    settings = msgspec.structs.replace(
+        settings, http_port=settings.metrics_port, shutdown_delay_seconds=0.0
+    )
+    try:
+        application = audit.Application(settings, period_seconds)
+    except config.SettingsError as error:
+        raise click.ClickException(str(error)) from None
+    logs.configure(settings)
+    sys.exit(server.run(application, settings))
 
 
 @main.command("smoke")

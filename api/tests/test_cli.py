@@ -56,6 +56,7 @@ async def run_on(database: Database, *arguments: str, user: str = "payments_migr
         (["keys", "list"], ["not stored"]),
         (["keys", "revoke"], ["ID", "keys list", "30 seconds"]),
         (["purge"], ["--retention-days", "365", "Idempotency-Key"]),
+        (["audit"], ["exit with 1", "--serve", "PAYMENTS_METRICS_PORT"]),
     ],
     ids=" ".join,
 )
@@ -132,7 +133,9 @@ async def test_bad_arguments(arguments: list[str], says: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [["serve"], ["migrate"], ["roles"], ["keys", "list"], ["purge"]], ids=" ".join
+    "command",
+    [["serve"], ["migrate"], ["roles"], ["keys", "list"], ["purge"], ["audit"]],
+    ids=" ".join,
 )
 async def test_without_a_database_url(command: list[str]) -> None:
     result = await run(*command)

@@ -317,6 +317,7 @@ APP_PRIVILEGES = {
     "column payments.status UPDATE",
     "column payments.updated_at UPDATE",
     "sequence payments_id_seq USAGE",
+    "function oldest_transaction()",
 }
 
 PRIVILEGES = """

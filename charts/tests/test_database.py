@@ -26,52 +26,69 @@ SECRETS = {
 }
 
 
-def container(manifests: list[Manifest], kind: str) -> Any:
-    """Returns the container of the Deployment or the Job."""
-    (found,) = one(manifests, kind)["spec"]["template"]["spec"]["containers"]
+# The pods that connect to the database, by the Deployment or the Job that makes them.
+PODS = ("payments", "payments-audit", "payments-migration")
+on_the_database = pytest.mark.parametrize("name", PODS)
+
+
+def pod_of(manifests: list[Manifest], name: str) -> Any:
+    """Returns the pod of the Deployment or the Job of this name."""
+    (found,) = [
+        m["spec"]["template"]["spec"]
+        for m in manifests
+        if m["kind"] in ("Deployment", "Job") and m["metadata"]["name"] == name
+    ]
+    return found
+
+
+def container(manifests: list[Manifest], name: str) -> Any:
+    """Returns its container."""
+    (found,) = pod_of(manifests, name)["containers"]
     return found
 
 
 @pytest.mark.parametrize(
-    ("kind", "role", "account"),
-    [("Deployment", "payments_app", "payments"), ("Job", "payments_migrator", "payments-migrator")],
+    ("name", "role", "account"),
+    [
+        ("payments", "payments_app", "payments"),
+        ("payments-audit", "payments_app", "payments"),
+        ("payments-migration", "payments_migrator", "payments-migrator"),
+    ],
 )
 def test_each_pod_signs_for_its_own_role_with_its_own_identity(
-    manifests: list[Manifest], environment: str, kind: str, role: str, account: str
+    manifests: list[Manifest], environment: str, name: str, role: str, account: str
 ) -> None:
-    variables = environment_of(container(manifests, kind))
+    variables = environment_of(container(manifests, name))
     host = outputs(f"environment-{environment}")["database"]["host"]
     assert variables["PAYMENTS_DATABASE_URL"] == (
         f"postgresql://{role}@{host}:5432/payments"
         "?sslmode=verify-full&sslrootcert=/etc/database/ca.pem"
     )
     assert variables["PAYMENTS_DATABASE_IAM_REGION"] == "us-east-1"
-    pod = one(manifests, kind)["spec"]["template"]["spec"]
-    assert pod["serviceAccountName"] == account
+    assert pod_of(manifests, name)["serviceAccountName"] == account
     assert one(manifests, "ServiceAccount", account)
 
 
-@pytest.mark.parametrize("kind", ["Deployment", "Job"])
+@on_the_database
 def test_a_token_is_sent_only_to_whom_rds_has_certified(
-    manifests: list[Manifest], kind: str
+    manifests: list[Manifest], name: str
 ) -> None:
-    pod = one(manifests, kind)["spec"]["template"]["spec"]
-    assert pod["volumes"] == [
+    assert pod_of(manifests, name)["volumes"] == [
         {"name": "database-ca", "configMap": {"name": "payments-database-ca"}}
     ]
-    assert container(manifests, kind)["volumeMounts"] == [
+    assert container(manifests, name)["volumeMounts"] == [
         {"name": "database-ca", "mountPath": "/etc/database", "readOnly": True}
     ]
     authority = one(manifests, "ConfigMap", "payments-database-ca")["data"]
     assert authority == {"ca.pem": RELEASE["database"]["certificateAuthority"]}
 
 
-@pytest.mark.parametrize("kind", ["Deployment", "Job"])
+@on_the_database
 def test_a_lost_answer_of_the_dns_costs_less_than_a_connection_may(
-    manifests: list[Manifest], environment: str, kind: str
+    manifests: list[Manifest], environment: str, name: str
 ) -> None:
-    pod = one(manifests, kind)["spec"]["template"]["spec"]
-    options = {o["name"]: o.get("value") for o in pod["dnsConfig"]["options"]}
+    dns = pod_of(manifests, name)["dnsConfig"]
+    options = {o["name"]: o.get("value") for o in dns["options"]}
     patience = config.Settings(database_url="postgresql://").connect_timeout_seconds
     assert int(options["timeout"]) < patience
     host = outputs(f"environment-{environment}")["database"]["host"]
@@ -84,13 +101,18 @@ def test_with_iam_nothing_refers_to_a_secret(manifests: list[Manifest]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "secret"), [("Deployment", "payments-api"), ("Job", "payments-migrator")]
+    ("name", "secret"),
+    [
+        ("payments", "payments-api"),
+        ("payments-audit", "payments-api"),
+        ("payments-migration", "payments-migrator"),
+    ],
 )
 def test_a_url_with_a_password_comes_from_a_secret_that_the_chart_does_not_make(
-    kind: str, secret: str
+    name: str, secret: str
 ) -> None:
     manifests = render(SECRETS)
-    (reference,) = [i for i in container(manifests, kind)["env"] if "valueFrom" in i]
+    (reference,) = [i for i in container(manifests, name)["env"] if "valueFrom" in i]
     assert reference == {
         "name": "PAYMENTS_DATABASE_URL",
         "valueFrom": {"secretKeyRef": {"name": secret, "key": "url"}},
@@ -102,12 +124,16 @@ def test_the_database_has_a_connection_for_every_pod_that_there_can_be(environme
     """In a rolling update all old pods can still drain while all new ones serve."""
     manifests = render(environment=environment)
     most = one(manifests, "HorizontalPodAutoscaler")["spec"]["maxReplicas"]
-    surge = one(manifests, "Deployment")["spec"]["strategy"]["rollingUpdate"]["maxSurge"]
-    pool = int(environment_of(container(manifests, "Deployment"))["PAYMENTS_POOL_SIZE"])
+    surge = one(manifests, "Deployment", "payments")["spec"]["strategy"]["rollingUpdate"][
+        "maxSurge"
+    ]
+    pool = int(environment_of(container(manifests, "payments"))["PAYMENTS_POOL_SIZE"])
     probe = 1
+    auditor = one(manifests, "Deployment", "payments-audit")["spec"]
+    assert auditor["strategy"] == {"type": "Recreate"}  # never two
     database = values_of(environment)["database"]
     pods = most + most + surge
-    needed = pods * (pool + probe) + database["reservedConnections"]
+    needed = pods * (pool + probe) + auditor["replicas"] + database["reservedConnections"]
     assert needed <= database["maxConnections"]
 
 

@@ -25,12 +25,12 @@ def pods(manifests: list[Manifest]) -> list[Manifest]:
 
 
 def deployment(manifests: list[Manifest]) -> Any:
-    """Returns the deployment's specification."""
-    return one(manifests, "Deployment")["spec"]
+    """Returns the specification of the API's deployment."""
+    return one(manifests, "Deployment", "payments")["spec"]
 
 
 def test_every_pod_is_restricted_in_full(manifests: list[Manifest]) -> None:
-    assert len(pods(manifests)) == len(POD_KINDS)
+    assert len(pods(manifests)) == len(POD_KINDS) + 1  # the auditor's is a Deployment too
     for pod in pods(manifests):
         assert pod["securityContext"] == {
             "runAsNonRoot": True,
@@ -165,11 +165,12 @@ def test_the_service_and_the_budget_select_the_api_and_nothing_else(
 ) -> None:
     labels = deployment(manifests)["template"]["metadata"]["labels"]
     others = [
+        one(manifests, "Deployment", "payments-audit")["spec"]["template"]["metadata"]["labels"],
         one(manifests, "Job")["spec"]["template"]["metadata"]["labels"],
         one(manifests, "Pod")["metadata"]["labels"],
     ]
     for selector in (
-        one(manifests, "Service")["spec"]["selector"],
+        one(manifests, "Service", "payments")["spec"]["selector"],
         one(manifests, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
         deployment(manifests)["selector"]["matchLabels"],
     ):
@@ -200,6 +201,19 @@ def test_the_service_takes_the_settings_that_it_is_given(manifests: list[Manifes
             variables = environment_of(container) if "env" in container else {}
             if "PAYMENTS_POOL_SIZE" in variables:
                 config.load(variables)
+
+
+def test_the_auditor_is_there_where_prometheus_is(manifests: list[Manifest]) -> None:
+    spec = one(manifests, "Deployment", "payments-audit")["spec"]
+    (container,) = spec["template"]["spec"]["containers"]
+    assert container["args"] == ["audit", "--serve"]
+    assert {
+        container[name]["httpGet"]["path"]
+        for name in ("startupProbe", "livenessProbe", "readinessProbe")
+    } == {"/livez"}
+    names = {m["metadata"]["name"] for m in payments({"monitoring": {"enabled": False}})}
+    assert names
+    assert not [name for name in names if "audit" in name]
 
 
 def test_scaling_in_is_slow_and_scaling_out_is_not(environment: str) -> None:

@@ -71,7 +71,7 @@ def test_it_leads_to_the_api_and_never_to_the_metrics(manifests: list[Manifest])
     (rule,) = one(manifests, "Ingress")["spec"]["rules"]
     (path,) = rule["http"]["paths"]
     assert path["backend"] == {"service": {"name": "payments", "port": {"name": "http"}}}
-    ports = {p["name"]: p for p in one(manifests, "Service")["spec"]["ports"]}
+    ports = {p["name"]: p for p in one(manifests, "Service", "payments")["spec"]["ports"]}
     assert ports["http"] == {"name": "http", "port": 80, "targetPort": "http"}
     assert ports["metrics"]["targetPort"] == "metrics"
 

@@ -40,7 +40,7 @@ def test_on_the_first_install_all_that_it_needs_is_there_before_it(
 
 def test_it_migrates_with_the_image_of_the_release(manifests: list[Manifest]) -> None:
     (job,) = one(manifests, "Job")["spec"]["template"]["spec"]["containers"]
-    (api,) = one(manifests, "Deployment")["spec"]["template"]["spec"]["containers"]
+    (api,) = one(manifests, "Deployment", "payments")["spec"]["template"]["spec"]["containers"]
     assert job["args"] == ["migrate"]
     assert api["args"] == ["serve"]
     assert job["image"] == api["image"]

@@ -4,6 +4,7 @@ import json
 import re
 
 import prometheus_client
+import pytest
 import yaml
 
 from payments import metrics
@@ -29,10 +30,17 @@ def test_without_the_operator_nothing_of_its_kinds_is_made() -> None:
     assert not dashboards(payments({"monitoring": {"enabled": False}}))
 
 
-def test_every_pod_is_scraped_on_its_own_port(manifests: list[Manifest]) -> None:
-    monitor = one(manifests, "ServiceMonitor")["spec"]
-    service = one(manifests, "Service")
-    assert monitor["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+# Prometheus takes the name of the Service for the job's.
+@pytest.mark.parametrize("job", ["payments", "payments-audit"])
+def test_every_pod_is_scraped_on_its_own_port(manifests: list[Manifest], job: str) -> None:
+    monitor = one(manifests, "ServiceMonitor", job)["spec"]
+    selector = monitor["selector"]["matchLabels"]
+    services = [m for m in manifests if m["kind"] == "Service"]
+    found = [s for s in services if selector.items() <= s["metadata"]["labels"].items()]
+    assert [service["metadata"]["name"] for service in found] == [job]
+    labels = one(manifests, "Deployment", job)["spec"]["template"]["metadata"]["labels"]
+    assert found[0]["spec"]["selector"].items() <= labels.items()
+    assert "jobLabel" not in monitor
     assert [endpoint["port"] for endpoint in monitor["endpoints"]] == ["metrics"]
 
 

@@ -18,6 +18,10 @@ ALWAYS: set[Flow] = {
     ("api", "to", DNS, "UDP 53"),
     ("api", "to", DNS, "TCP 53"),
     *(("api", "to", agent, "TCP 80") for agent in POD_IDENTITY_AGENT),
+    ("audit", "from", PROMETHEUS, "TCP 9464"),
+    ("audit", "to", DNS, "UDP 53"),
+    ("audit", "to", DNS, "TCP 53"),
+    *(("audit", "to", agent, "TCP 80") for agent in POD_IDENTITY_AGENT),
     ("migration", "to", DNS, "UDP 53"),
     ("migration", "to", DNS, "TCP 53"),
     *(("migration", "to", agent, "TCP 80") for agent in POD_IDENTITY_AGENT),
@@ -38,7 +42,9 @@ def in_the_network(environment: str) -> set[Flow]:
         [p["ipBlock"]["cidr"] for p in policy[key]] for key in ("clients", "database")
     )
     return {("api", "from", subnet, "TCP 8000") for subnet in clients} | {
-        (pod, "to", subnet, "TCP 5432") for pod in ("api", "migration") for subnet in database
+        (pod, "to", subnet, "TCP 5432")
+        for pod in ("api", "audit", "migration")
+        for subnet in database
     }
 
 
@@ -69,7 +75,7 @@ def port(found: Manifest, names: dict[str, int]) -> str:
 
 def flows(manifests: list[Manifest]) -> set[Flow]:
     """Returns all flows that the policies allow."""
-    (container,) = one(manifests, "Deployment")["spec"]["template"]["spec"]["containers"]
+    (container,) = one(manifests, "Deployment", "payments")["spec"]["template"]["spec"]["containers"]
     names = {p["name"]: p["containerPort"] for p in container["ports"]}
     found = set()
     for policy in (m["spec"] for m in manifests if m["kind"] == "NetworkPolicy"):
@@ -114,12 +120,20 @@ def test_without_iam_nobody_asks_the_pod_identity_agent() -> None:
     assert not others & set(POD_IDENTITY_AGENT)
 
 
-@pytest.mark.parametrize("name", ["Deployment", "Job", "Pod"])
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("Deployment", "payments"),
+        ("Deployment", "payments-audit"),
+        ("Job", "payments-migration"),
+        ("Pod", "payments-test"),
+    ],
+)
 def test_every_pod_is_under_a_policy_for_both_directions(
-    manifests: list[Manifest], name: str
+    manifests: list[Manifest], kind: str, name: str
 ) -> None:
-    owner = one(manifests, name)
-    pod: Any = owner if name == "Pod" else owner["spec"]["template"]
+    owner = one(manifests, kind, name)
+    pod: Any = owner if kind == "Pod" else owner["spec"]["template"]
     types = {
         kind
         for m in manifests

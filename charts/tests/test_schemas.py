@@ -94,7 +94,7 @@ def test_the_operators_accept_it(name: str) -> None:
 
 
 def test_a_wrong_field_is_found() -> None:
-    (monitor,) = [m for m in RENDERED["payments in dev"] if m["kind"] == "ServiceMonitor"]
+    monitor, _ = [m for m in RENDERED["payments in dev"] if m["kind"] == "ServiceMonitor"]
     wrong = {**monitor, "spec": {**monitor["spec"], "endpoint": []}}
     with pytest.raises(jsonschema.ValidationError, match="'endpoint' was unexpected"):
         jsonschema.validate(wrong, strict(definition("ServiceMonitor", monitor["apiVersion"])))

@@ -38,7 +38,7 @@ NOT_POSSIBLE: list[tuple[Manifest, str]] = [
     ),
     (
         {"settings": {"PAYMENTS_POOL_SIZE": 20}},
-        "A rolling update at 8 replicas can need 372 connections to the database, which allows 180",
+        "A rolling update at 8 replicas can need 373 connections to the database, which allows 180",
     ),
     ({"database": {"host": ""}}, "database.host is empty"),
     ({"database": {"region": ""}}, "database.region is empty"),

@@ -50,7 +50,8 @@ class System:
         self.cluster = cluster
         self.primary = cluster  # where the truth is: after a failover, another one
         self.keys: dict[str, str] = {}
-        self.ports = [_free_port() for _ in range(SERVERS)]
+        self.ports = [free_port() for _ in range(SERVERS)]
+        self.metrics_ports = [free_port() for _ in range(SERVERS)]
         self.ended: list[str] = []  # servers that ended without having been killed
         self.proxies: list[Proxy] = []
         self._processes: list[Process] = []
@@ -145,7 +146,7 @@ class System:
             ),
             "PAYMENTS_HTTP_HOST": "127.0.0.1",
             "PAYMENTS_HTTP_PORT": str(self.ports[number]),
-            "PAYMENTS_METRICS_PORT": "0",
+            "PAYMENTS_METRICS_PORT": str(self.metrics_ports[number]),
             "PAYMENTS_SHUTDOWN_DELAY_SECONDS": "0",
             **self._variables,
         }
@@ -174,6 +175,17 @@ class System:
         await process.wait()
         self._processes[number] = await self._launch(number)
         return f"kill -9 of server {number}"
+
+    @asynccontextmanager
+    async def without_servers(self) -> AsyncIterator[None]:
+        """Kills all servers with SIGKILL, and starts them again at the end of the block."""
+        self.look()
+        for process in self._processes:
+            process.kill()
+            await process.wait()
+        yield
+        for number in range(SERVERS):
+            self._processes[number] = await self._launch(number)
 
     async def kill_postmaster(self, chance: random.Random) -> str:
         """Kills PostgreSQL's first process; its children may finish what they have begun."""
@@ -232,7 +244,7 @@ def socket_of(cluster: Cluster) -> Path:
     return sockets(cluster) / ".s.PGSQL.5432"
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """Returns a port that the kernel gives to nobody who connects, not even to itself.
 
     A caller that tries again and again to reach a dead server's port could otherwise be given that

@@ -1,0 +1,1 @@
+"""A real Prometheus and Alertmanager watch the service while it is well, and while it is not."""
