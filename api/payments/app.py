@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import asyncpg
 
-from payments import auth, docs, logs, metrics, queries, telemetry
+from payments import auth, docs, logs, metrics, queries, telemetry, tracing
 from payments.config import Settings
 from payments.db import Database
 from payments.deadline import Deadline
@@ -118,6 +118,7 @@ class Application:
             return
         started = time.perf_counter()
         request = _request(scope, receive)
+        span = tracing.begin(request.headers)
         status = CALLER_LEFT
         metrics.Active.requests += 1
         try:
@@ -128,7 +129,9 @@ class Application:
         finally:
             metrics.Active.requests -= 1
             seconds = time.perf_counter() - started
-            telemetry.observe(scope["method"], request.route, status, seconds, request.client)
+            telemetry.observe(
+                scope["method"], request.route, status, seconds, request.client, span=span
+            )
 
     async def _respond(self, request: Request) -> Response | None:
         """Returns the answer, whatever goes wrong, or None if the caller has left before it."""

@@ -8,8 +8,9 @@ from typing import Generic, TypeVar
 
 import asyncpg
 import msgspec
+from opentelemetry.trace import Span
 
-from payments import metrics
+from payments import telemetry, tracing
 from payments.errors import Overloaded
 
 Item = TypeVar("Item")
@@ -37,6 +38,7 @@ class Call(msgspec.Struct, Generic[Item, Answer]):
     item: Item
     answer: asyncio.Future[Answer]
     since: float  # on time.perf_counter's clock
+    span: Span | None
 
 
 class Batch(Generic[Item, Answer]):
@@ -95,7 +97,7 @@ class Batch(Generic[Item, Answer]):
         if self._loop is None:  # Python 3.11 makes a system call to tell which loop runs.
             self._loop = asyncio.get_running_loop()
         answer: asyncio.Future[Answer] = self._loop.create_future()
-        self._waiting.append(Call(item, answer, time.perf_counter()))
+        self._waiting.append(Call(item, answer, time.perf_counter(), tracing.current()))
         if self._worker is None:
             self._worker = self._loop.create_task(self._work())
         return await answer
@@ -121,9 +123,9 @@ class Batch(Generic[Item, Answer]):
         return batch
 
     async def _answer(self, batch: Sequence[Call[Item, Answer]]) -> None:
-        self._observe(batch)
         try:
-            results = await self._run([call.item for call in batch])
+            with telemetry.batch(self._operation, batch):
+                results = await self._run([call.item for call in batch])
             answered = [*zip(batch, results, strict=True)]
         except _ONE_ROWS_FAULT as error:
             if len(batch) == 1:
@@ -143,12 +145,6 @@ class Batch(Generic[Item, Answer]):
                     call.answer.set_exception(result)
                 else:
                     call.answer.set_result(result)
-
-    def _observe(self, batch: Sequence[Call[Item, Answer]]) -> None:
-        metrics.batch_size.observe(len(batch), self._operation)
-        now = time.perf_counter()
-        for call in batch:
-            metrics.batch_queue_wait.observe(now - call.since, self._operation)
 
     async def _answer_alone(self, call: Call[Item, Answer]) -> None:
         # Nobody waits for this: the next statement is under way.

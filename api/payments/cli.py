@@ -45,7 +45,7 @@ def main() -> None:
 def serve() -> None:
     """Serve the API until SIGTERM or Ctrl-C."""
     # Imported here: no other command needs the web server, which takes a while to load.
-    from payments import logs, metrics, server
+    from payments import logs, metrics, server, tracing
     from payments.app import Application
 
     settings = _settings()
@@ -54,6 +54,7 @@ def serve() -> None:
     except config.SettingsError as error:
         raise click.ClickException(str(error)) from None
     logs.configure(settings)
+    tracing.configure(settings)
     try:
         metrics.serve(settings)
     except OSError as error:

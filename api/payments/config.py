@@ -66,6 +66,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_sample_ratio: Annotated[
         Ratio, Meta(description="Share of the other requests, but for failed ones, that are logged")
     ] = 1.0
+    otlp_endpoint: Annotated[
+        str,
+        Meta(
+            pattern=r"^(https?://\S+)?$",
+            description="URL of an OpenTelemetry collector (OTLP over HTTP); without: no traces",
+        ),
+    ] = ""
+    trace_sample_ratio: Annotated[
+        Ratio, Meta(description="Share of requests that are traced, where the caller does not say")
+    ] = 0.1
 
     body_limit_bytes: Annotated[Count, Meta(description="Larger bodies are refused with 413")] = (
         64 * 1024

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from payments import iam, metrics, migrate, queries
+from payments import iam, metrics, migrate, queries, telemetry
 from payments.config import Settings
 from payments.errors import DatabaseUnavailable
 
@@ -46,7 +46,7 @@ _WARM = 4
 
 
 class Connection(asyncpg.Connection):
-    """A connection that tells how long its statements take.
+    """A connection that tells of its statements.
 
     It goes back to the pool without a round trip: every statement of the service stands alone, and
     no session state is ever set that a reset would have to undo.
@@ -56,12 +56,8 @@ class Connection(asyncpg.Connection):
         self, query: str, *arguments: Any, **options: Any
     ) -> list[asyncpg.Record]:
         """Runs one of the statements of `queries`."""
-        name = queries.NAMES[query]
-        began = time.perf_counter()
-        try:
+        with telemetry.statement(queries.NAMES[query]):
             return await super().fetch(query, *arguments, **options)
-        finally:
-            metrics.operation_duration.observe(time.perf_counter() - began, name)
 
     def get_reset_query(self) -> str:
         """Returns no query at all."""
@@ -181,14 +177,15 @@ class Database:
 
     async def _acquire(self) -> "PoolConnectionProxy":
         asked = time.perf_counter()
-        with metrics.pending_requests.track_inprogress():
-            try:
-                return await self._pool.acquire(timeout=self._settings.acquire_timeout_seconds)
-            except TimeoutError:
-                metrics.connection_timeouts.inc()
-                raise
-            finally:
-                metrics.connection_wait.observe(time.perf_counter() - asked)
+        metrics.Active.waits += 1
+        try:
+            return await self._pool.acquire(timeout=self._settings.acquire_timeout_seconds)
+        except TimeoutError:
+            metrics.connection_timeouts.inc()
+            raise
+        finally:
+            metrics.Active.waits -= 1
+            metrics.connection_wait.observe(time.perf_counter() - asked)
 
 
 class Probe:

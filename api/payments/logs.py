@@ -13,6 +13,7 @@ from typing import Any
 import asyncpg
 import msgspec
 
+from payments import tracing
 from payments.config import Settings
 
 request_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("request_id", default=None)
@@ -23,7 +24,7 @@ _access = logging.getLogger("payments.access")
 
 
 class JsonFormatter(logging.Formatter):
-    """A log record as a line of JSON: time, level, logger, message, request id, and its fields."""
+    """A log record as a line of JSON: time, level, logger, message, ids, and its fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Returns the line."""
@@ -35,6 +36,8 @@ class JsonFormatter(logging.Formatter):
         }
         if (current := request_id.get()) is not None:
             line["request_id"] = current
+        if (trace_id := tracing.trace_id(tracing.current())) is not None:
+            line["trace_id"] = trace_id
         line.update(getattr(record, "fields", {}))
         if record.exc_info and record.exc_info[1] is not None:
             line["exception"] = _traceback(record.exc_info[1])
@@ -94,6 +97,7 @@ class AccessLine(msgspec.Struct):
     status: int
     duration_ms: float
     client: str | None
+    trace_id: str | msgspec.UnsetType
     logger: str = _access.name
     message: str = "request"
 
@@ -105,14 +109,30 @@ class Sampling:
     ratio = 1.0  # of those that are not slow either
 
 
-def request(method: str, route: str, status: int, seconds: float, client: str | None) -> None:
+def request(
+    method: str,
+    route: str,
+    status: int,
+    seconds: float,
+    *,
+    client: str | None,
+    trace_id: str | None,
+) -> None:
     """Writes the line of one answered request, if it is to have one."""
     level = _level(status, seconds)
     if level is None or not _access.isEnabledFor(level):
         return
     now, word, milliseconds = datetime.now(UTC), logging.getLevelName(level), seconds * 1000
     line = AccessLine(
-        now, word, request_id.get(), method, route, status, round(milliseconds, 3), client
+        now,
+        word,
+        request_id.get(),
+        method,
+        route,
+        status,
+        round(milliseconds, 3),
+        client,
+        trace_id or msgspec.UNSET,
     )
     if not _lines:
         # A batch answers many requests in one turn of the event loop: one write for all.

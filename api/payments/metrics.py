@@ -5,6 +5,7 @@ known words: a route is its template, never the path, so that no caller can make
 """
 
 import math
+import time
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
@@ -19,6 +20,7 @@ from prometheus_client import (
 )
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
 from payments import __version__
@@ -41,6 +43,7 @@ class Histogram(Collector):
         def __init__(self, buckets: int) -> None:
             self.counts = [0] * (buckets + 1)
             self.sum = 0.0
+            self.exemplars: dict[int, Exemplar] = {}  # by bucket
 
     def __init__(
         self,
@@ -59,21 +62,25 @@ class Histogram(Collector):
             self._series[()] = self.Series(len(buckets))
         REGISTRY.register(self)
 
-    def observe(self, value: float, *labels: str | int) -> None:
-        """Counts one value, under the values of the labels."""
+    def observe(self, value: float, *labels: str | int, trace_id: str | None = None) -> None:
+        """Counts one value, under the values of the labels; its trace is shown as an example."""
         series = self._series.get(labels)
         if series is None:
             series = self._series[labels] = self.Series(len(self._buckets))
-        series.counts[bisect_left(self._buckets, value)] += 1
+        bucket = bisect_left(self._buckets, value)
+        series.counts[bucket] += 1
         series.sum += value
+        if trace_id is not None:
+            series.exemplars[bucket] = Exemplar({"trace_id": trace_id}, value, time.time())
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
         """Gives what there is to scrape, in the thread that serves it."""
         family = HistogramMetricFamily(self._name, self._documentation, labels=self._labels)
         bounds = [*map(floatToGoString, (*self._buckets, math.inf))]
         for labels, series in [*self._series.items()]:
-            buckets = [*zip(bounds, accumulate(series.counts), strict=True)]
-            family.add_metric([*map(str, labels)], buckets, series.sum)
+            exemplars = map(series.exemplars.get, range(len(bounds)))
+            buckets = [*zip(bounds, accumulate(series.counts), exemplars, strict=True)]
+            family.add_metric([*map(str, labels)], buckets, series.sum)  # type: ignore[arg-type]
         yield family
 
 
@@ -92,9 +99,10 @@ active_requests = Gauge("http_server_active_requests", "Requests that are being 
 
 
 class Active:
-    """How many requests are being answered: a plain number, read when the metric is."""
+    """What goes on: plain numbers, read when the metrics are."""
 
-    requests = 0
+    requests = 0  # that are being answered
+    waits = 0  # for a connection
 
 
 active_requests.set_function(lambda: Active.requests)
@@ -116,6 +124,7 @@ connection_max = Gauge("db_client_connection_max", "Most connections that the po
 pending_requests = Gauge(
     "db_client_connection_pending_requests", "Statements that wait for a connection."
 )
+pending_requests.set_function(lambda: Active.waits)
 connection_timeouts = Counter(
     "db_client_connection_timeouts", "Waits for a connection that were given up."
 )

@@ -46,6 +46,8 @@ def test_every_setting_says_what_it_is() -> None:
         ("PAYMENTS_AUTHENTICATION", "true", True),
         ("PAYMENTS_LOG_LEVEL", "DEBUG", "DEBUG"),
         ("PAYMENTS_SHUTDOWN_DELAY_SECONDS", "0", 0.0),
+        ("PAYMENTS_LOG_SAMPLE_RATIO", "0", 0.0),
+        ("PAYMENTS_OTLP_ENDPOINT", "http://collector:4318", "http://collector:4318"),
     ],
 )
 def test_values(variable: str, text: str, value: object) -> None:
@@ -71,6 +73,8 @@ def test_values(variable: str, text: str, value: object) -> None:
         ("PAYMENTS_AUTHENTICATION", "maybe"),
         ("PAYMENTS_AUTHENTICATION", ""),
         ("PAYMENTS_LOG_LEVEL", "info"),
+        ("PAYMENTS_LOG_SAMPLE_RATIO", "1.5"),
+        ("PAYMENTS_OTLP_ENDPOINT", "collector:4318"),
         ("PAYMENTS_LOG_LEVEL", "LOUD"),
         ("PAYMENTS_POOL_SIZE", "0"),
         ("PAYMENTS_BATCH_SIZE", "-1"),

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.usefixtures("command")
 UNCOMPILED = """
 import pathlib, sys
 import payments.app, payments.cli, payments.server
+import opentelemetry.exporter.otlp.json.http.trace_exporter
 specs = [module.__spec__ for module in sys.modules.values() if module.__spec__]
 print([s.name for s in specs if s.cached and not pathlib.Path(s.cached).exists()])
 """

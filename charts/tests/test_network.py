@@ -122,6 +122,18 @@ def test_without_iam_nobody_asks_the_pod_identity_agent() -> None:
     assert not others & set(POD_IDENTITY_AGENT)
 
 
+def test_traces_have_a_way_to_their_collector_alone() -> None:
+    collector = {"podSelector": {"matchLabels": {"app": "collector"}}}
+    values = {
+        "settings": {"PAYMENTS_OTLP_ENDPOINT": "http://collector:4318"},
+        "networkPolicy": {"collector": [collector]},
+    }
+    manifests = payments(values)
+    assert flows(manifests) - flows(payments()) == {("api", "to", "pods app=collector", "TCP 4318")}
+    (container,) = one(manifests, "Deployment", "payments")["spec"]["template"]["spec"]["containers"]
+    assert {"name": "PAYMENTS_OTLP_ENDPOINT", "value": "http://collector:4318"} in container["env"]
+
+
 @pytest.mark.parametrize(
     ("kind", "name"),
     [

@@ -68,6 +68,10 @@ NOT_POSSIBLE: list[tuple[Manifest, str]] = [
     ({"shutdown": {"delaySeconds": 5}}, "shutdown.delaySeconds (5) is less than the 10 s"),
     ({"networkPolicy": {"database": []}}, "no pod could reach the database"),
     ({"networkPolicy": {"clients": []}}, "the load balancer could not reach the API"),
+    (
+        {"settings": {"PAYMENTS_OTLP_ENDPOINT": "http://collector:4318"}},
+        "no pod could reach the collector of settings.PAYMENTS_OTLP_ENDPOINT",
+    ),
 ]
 
 NOT_A_VALUE: list[tuple[Manifest, str]] = [
