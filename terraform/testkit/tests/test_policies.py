@@ -242,6 +242,19 @@ def test_the_cluster_buys_with_its_own_platforms_tag(life: Life) -> None:
     }
 
 
+@at("platform")
+def test_who_rings_an_alarm_may_encrypt_it(life: Life) -> None:
+    """Their topic is encrypted: without this, what they say is lost in silence."""
+    (ringing,) = (
+        statement
+        for statement in policy(life, "aws_kms_key.this")
+        if statement.get("Sid") == "AlarmsToEncryptedTopics"
+    )
+    services = {"cloudwatch.amazonaws.com", "events.rds.amazonaws.com"}
+    assert set(ringing["Principal"]["Service"]) == services
+    assert set(ringing["Action"]) == {"kms:Decrypt", "kms:GenerateDataKey*"}
+
+
 @at("bootstrap")
 def test_the_plans_role_reads_no_secret_and_writes_nothing(life: Life) -> None:
     actions = {
