@@ -84,15 +84,17 @@ def vegeta(servers: Sequence[Server], rate: int, seconds: float) -> Figures:
         _run([*command, *pace(rate, seconds), f"-output={answers}"])
         table = _run([vegeta_program(), "encode", "-to", "csv", str(answers)])
     codes, milliseconds, ends = [], [], []
-    for begin, code, latency, *_ in csv.reader(table.splitlines()):
+    reasons: Counter[str] = Counter()
+    for begin, code, latency, _, _, error, *_ in csv.reader(table.splitlines()):
         codes.append(int(code))
+        reasons[error or code] += 1
         milliseconds.append(int(latency) / 1e6)
         ends.append(int(begin) + int(latency))
     took = (max(ends) - min(ends)) / 1e9
     cuts = statistics.quantiles(milliseconds, n=1000, method="inclusive")
     failed = len(codes) - codes.count(CREATED)
     if failed:
-        print(f"not created: {Counter(codes)}", flush=True)
+        print(f"not created: {reasons}", flush=True)
     return Figures(codes.count(CREATED) / took, failed, cuts[499], cuts[989], cuts[998], len(codes))
 
 
