@@ -327,6 +327,8 @@ class Application:
             started = time.monotonic()
             try:
                 await self._round()
+            except asyncpg.UndefinedFunctionError:
+                _logger.error("the audit failed: the database needs `payments roles` once more")
             except Exception:
                 # Whatever it is: `payments_audit_last_success_timestamp_seconds` stands still.
                 _logger.exception("the audit failed")

@@ -544,6 +544,17 @@ async def test_it_serves_what_it_counts_over_one_connection(
 
 
 @pytest.mark.usefixtures("command")
+async def test_roles_that_are_too_old_are_told_of(database: Database, tmp_path: Path) -> None:
+    await database.fetch("DROP FUNCTION oldest_transaction")
+    async with served(database, tmp_path / "log") as url:
+        async with asyncio.timeout(30):
+            while "needs `payments roles`" not in read(tmp_path / "log"):  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+        assert (await run_on(database, "roles", user="postgres")).status == 0
+        await until(url, LAST, 1.0)
+
+
+@pytest.mark.usefixtures("command")
 async def test_without_its_database_it_lives_and_goes_on_when_it_is_back(
     database: Database, tmp_path: Path
 ) -> None:
