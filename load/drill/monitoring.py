@@ -32,10 +32,12 @@ _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "y":
 _DURATION = re.compile(r"(\d+)(ms|[smhdwy])")
 # A duration stands nowhere but outside of quotes; names do not begin with a digit.
 _DURATIONS = re.compile(r'"(?:[^"\\]|\\.)*"|(?<![\w.])(?:\d+(?:ms|[smhdwy]))+\b')
+# Ages are compared with plain seconds.
+_AGE = re.compile(r"((?:time\(\) - |oldest_transaction_seconds)[^<>]*[<>] )(\d+)\b")
 
 
 def scaled(expression: str) -> str:
-    """Returns a query, or a duration alone, with every duration in it divided by `SCALE`."""
+    """Returns a query, or a duration alone, with every time in it divided by `SCALE`."""
 
     def divided(found: re.Match[str]) -> str:
         if found[0].startswith('"'):
@@ -43,7 +45,8 @@ def scaled(expression: str) -> str:
         seconds = sum(int(number) * _UNITS[unit] for number, unit in _DURATION.findall(found[0]))
         return f"{round(seconds * 1000 / SCALE)}ms"
 
-    return _DURATIONS.sub(divided, expression)
+    shorter = _DURATIONS.sub(divided, expression)
+    return _AGE.sub(lambda found: f"{found[1]}{int(found[2]) / SCALE:g}", shorter)
 
 
 def scaled_rules() -> dict[str, Any]:

@@ -12,7 +12,8 @@ from drill.monitoring import Receiver, alert_names, scaled
         ("5m", "5000ms"),
         ("1h30m", "90000ms"),
         ("rate(requests[5m] offset 1h)", "rate(requests[5000ms] offset 60000ms)"),
-        ("time() - max(last_success) > 5m", "time() - max(last_success) > 5000ms"),
+        ("time() - max(last_success) > 300", "time() - max(last_success) > 5"),
+        ("max(oldest_transaction_seconds{}) > 600", "max(oldest_transaction_seconds{}) > 10"),
         # Names, texts and plain numbers hold no times.
         ('slo:burn:rate5m{window="5m"} > 14.4', 'slo:burn:rate5m{window="5m"} > 14.4'),
     ],
