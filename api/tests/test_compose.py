@@ -29,7 +29,10 @@ def test_prometheus_asks_the_port_that_metrics_are_on() -> None:
     prometheus = msgspec.yaml.decode(COMPOSE["configs"]["prometheus"]["content"])
     [job] = prometheus["scrape_configs"]
     settings = config.load(SERVICES["api"]["environment"])
-    assert job["static_configs"] == [{"targets": [f"api:{settings.metrics_port}"]}]
+    # The labels that the operator would give, and that the chart's rules ask for.
+    assert job["static_configs"] == [
+        {"targets": [f"api:{settings.metrics_port}"], "labels": {"namespace": "payments"}}
+    ]
     assert SERVICES["api"]["ports"] == [f"127.0.0.1:8000:{settings.http_port}"]
 
 

@@ -5,7 +5,6 @@ import re
 
 import prometheus_client
 import pytest
-import yaml
 
 from payments import metrics
 from tests.conftest import CHARTS, Manifest, one, payments
@@ -42,12 +41,6 @@ def test_every_pod_is_scraped_on_its_own_port(manifests: list[Manifest], job: st
     assert found[0]["spec"]["selector"].items() <= labels.items()
     assert "jobLabel" not in monitor
     assert [endpoint["port"] for endpoint in monitor["endpoints"]] == ["metrics"]
-
-
-def test_the_rules_are_the_files(manifests: list[Manifest]) -> None:
-    assert RULES
-    rendered = [m["spec"] for m in manifests if m["kind"] == "PrometheusRule"]
-    assert rendered == [yaml.safe_load(file.read_text()) for file in RULES]
 
 
 def test_the_dashboards_are_the_files_and_grafana_finds_them(manifests: list[Manifest]) -> None:
