@@ -14,7 +14,7 @@ OWN = {name: service for name, service in SERVICES.items() if service.get("build
 
 
 def test_what_is_not_built_here_is_pinned_by_digest() -> None:
-    assert set(OWN) == {"roles", "migrate", "api"}
+    assert set(OWN) == {"roles", "migrate", "api", "audit"}
     for name, service in SERVICES.items():
         if name not in OWN:
             assert re.fullmatch(r"[a-z/]+:[\w.-]+@sha256:[0-9a-f]{64}", service["image"]), name
@@ -27,12 +27,15 @@ def test_the_settings_are_the_services() -> None:
 
 def test_prometheus_asks_the_port_that_metrics_are_on() -> None:
     prometheus = msgspec.yaml.decode(COMPOSE["configs"]["prometheus"]["content"])
-    [job] = prometheus["scrape_configs"]
+    jobs = {"payments": "api", "payments-audit": "audit"}
+    targets = {job["job_name"]: job["static_configs"] for job in prometheus["scrape_configs"]}
+    ports = {n: config.load(SERVICES[n]["environment"]).metrics_port for n in jobs.values()}
+    # The label that the operator would give, and that the chart's rules ask for.
+    assert targets == {
+        job: [{"targets": [f"{name}:{ports[name]}"], "labels": {"namespace": "payments"}}]
+        for job, name in jobs.items()
+    }
     settings = config.load(SERVICES["api"]["environment"])
-    # The labels that the operator would give, and that the chart's rules ask for.
-    assert job["static_configs"] == [
-        {"targets": [f"api:{settings.metrics_port}"], "labels": {"namespace": "payments"}}
-    ]
     assert SERVICES["api"]["ports"] == [f"127.0.0.1:8000:{settings.http_port}"]
 
 

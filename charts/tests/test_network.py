@@ -75,7 +75,9 @@ def port(found: Manifest, names: dict[str, int]) -> str:
 
 def flows(manifests: list[Manifest]) -> set[Flow]:
     """Returns all flows that the policies allow."""
-    (container,) = one(manifests, "Deployment", "payments")["spec"]["template"]["spec"]["containers"]
+    (container,) = one(manifests, "Deployment", "payments")["spec"]["template"]["spec"][
+        "containers"
+    ]
     names = {p["name"]: p["containerPort"] for p in container["ports"]}
     found = set()
     for policy in (m["spec"] for m in manifests if m["kind"] == "NetworkPolicy"):
