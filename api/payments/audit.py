@@ -78,7 +78,8 @@ SELECT
     now() - $1::interval,
     (
       SELECT min(xact_start) FROM pg_stat_activity
-      WHERE usename = current_user AND pid <> pg_backend_pid()
+      WHERE
+        usename = current_user AND datname = current_database() AND pid <> pg_backend_pid()
     )
   ) AS settled,
   (
@@ -268,7 +269,8 @@ class Auditor:
 
     def _count(self, found: asyncpg.Record) -> None:
         for name, counter in self._counters.items():
-            counter.inc(float(found[name]))
+            # A sum can be negative, or no number, once the guard of the range is gone.
+            counter.inc(max(0.0, float(found[name])))
         self._swept = found["swept"] or 0  # After the last row it begins again.
         self._broken = set()
         for name in OF_ROWS:
@@ -325,6 +327,8 @@ class Application:
             started = time.monotonic()
             try:
                 await self._round()
+            except asyncpg.UndefinedFunctionError:
+                _logger.error("the audit failed: the database needs `payments roles` once more")
             except Exception:
                 # Whatever it is: `payments_audit_last_success_timestamp_seconds` stands still.
                 _logger.exception("the audit failed")

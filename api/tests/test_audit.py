@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import httpx
@@ -128,16 +129,22 @@ class Rounds:
     def __init__(self, database: Database, lag: timedelta = NO_LAG) -> None:
         self.registry = CollectorRegistry()
         self.auditor = audit.Auditor(self.registry, lag)
+        self.asked: list[tuple[Any, ...]] = []  # what AUDIT was given, each time
         self._database = database
 
     async def __call__(self) -> dict[str, float]:
         """Does a round; returns what was counted so far."""
         connection = await asyncpg.connect(self._database.url(), server_settings=audit.SESSION)
+        connection.add_query_logger(self._log)
         try:
             await self.auditor.round(connection)
         finally:
             await connection.close()
         return counted(self.registry)
+
+    def _log(self, query: Any) -> None:
+        if query.query == audit.AUDIT:
+            self.asked.append(query.args)
 
 
 @pytest.fixture
@@ -314,37 +321,24 @@ async def test_an_outage_of_hours_is_made_up_for_in_steps(
 ) -> None:
     now = datetime.now(UTC)
     monkeypatch.setattr(rounds.auditor, "_settled", now - timedelta(hours=3))
+    # One a minute, from four hours ago until in four minutes; each second is deleted 90 min later.
     await database.fetch(
         """
-        INSERT INTO payments (created_by, created_at, payment, deleted_at, deleted_by)
+        INSERT INTO payments (created_by, payment, created_at, deleted_at, deleted_by)
         SELECT
-          'shop', at, 1, CASE WHEN n % 2 = 0 THEN at + interval '90 min' END,
+          'shop', 1, $1::timestamptz + n * interval '1 min',
+          CASE WHEN n % 2 = 0 THEN $1 + (n + 90) * interval '1 min' END,
           CASE WHEN n % 2 = 0 THEN 'shop' END
-        FROM generate_series(0, 249) AS n CROSS JOIN LATERAL (
-          SELECT $1::timestamptz - interval '245 min' + n * interval '1 min'
-        ) AS t (at)
+        FROM generate_series(-240, 4) AS n
         """,
         now,
     )
-    [row] = await database.fetch(
-        """
-        SELECT
-          count(*) FILTER (WHERE created_at >= $1::timestamptz - interval '3 hours') AS created,
-          count(*) FILTER (WHERE deleted_at >= $1 - interval '3 hours') AS deleted
-        FROM payments WHERE created_at <= $1
-        """,
-        now,
-    )
-    assert row["created"] > 150
-    after = await rounds()
-    assert (after["created"], after["consumed"]) == (row["created"], 0)
-    # Of the last ones the deletion is not yet.
-    [row] = await database.fetch(
-        "SELECT count(*) AS deleted FROM payments"
-        " WHERE deleted_at >= $1::timestamptz - interval '3 hours' AND deleted_at <= now()",
-        now,
-    )
-    assert after["deleted"] == row["deleted"]
+    # Made in the minutes from -180 to 0; deleted in the even ones of -150 to 0.
+    after = {"created": 181.0, "consumed": 0.0, "deleted": 76.0, "value_created": 181.0}
+    assert await rounds() == after
+    steps = [end - start for start, end, *_ in rounds.asked]
+    assert max(steps) == audit.STEP
+    assert sum(steps, timedelta()) >= timedelta(hours=3)
 
 
 async def test_a_breach_is_seen_at_once_where_something_happened(
@@ -401,6 +395,19 @@ async def test_a_guard_that_is_taken_away(database: Database, rounds: Rounds) ->
     await database.fetch("ALTER TABLE payments ENABLE TRIGGER payments_evidence")
     await rounds()
     assert violations(rounds.registry, guards) == {}
+
+
+@pytest.mark.parametrize("value", ["-5", "NaN"])
+async def test_a_value_that_no_payment_can_have_is_counted_as_none(
+    database: Database, rounds: Rounds, value: str
+) -> None:
+    await rounds()
+    await database.fetch("ALTER TABLE payments DROP CONSTRAINT payments_payment_range")
+    await database.fetch(
+        "INSERT INTO payments (created_by, payment) VALUES ('shop', $1::text::numeric)", value
+    )
+    assert await rounds() == NOTHING | {"created": 1.0}
+    assert await rounds() == NOTHING | {"created": 1.0}
 
 
 async def test_the_databases_own_figures(database: Database, rounds: Rounds) -> None:
@@ -534,6 +541,17 @@ async def test_it_serves_what_it_counts_over_one_connection(
                 most = max(most, row["connections"])
         assert most == 1
     assert "Traceback" not in read(tmp_path / "log")
+
+
+@pytest.mark.usefixtures("command")
+async def test_roles_that_are_too_old_are_told_of(database: Database, tmp_path: Path) -> None:
+    await database.fetch("DROP FUNCTION oldest_transaction")
+    async with served(database, tmp_path / "log") as url:
+        async with asyncio.timeout(30):
+            while "needs `payments roles`" not in read(tmp_path / "log"):  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+        assert (await run_on(database, "roles", user="postgres")).status == 0
+        await until(url, LAST, 1.0)
 
 
 @pytest.mark.usefixtures("command")
