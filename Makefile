@@ -76,7 +76,7 @@ import: $(STAMP) ## Imports the old system's payments into a running `make run` 
 	  --report .data/import-report.csv $(IMPORT_FLAGS)
 
 .PHONY: test
-test: system-packages lint types migrations-lint image-lint workflows contract unit faults compat charts infra-test ## Checks everything: style, types, migrations, all tests
+test: system-packages lint types migrations-lint image-lint workflows contract unit faults compat charts monitoring infra-test ## Checks everything: style, types, migrations, all tests
 
 .PHONY: lint
 lint: $(STAMP) ## Checks the style (ruff)
@@ -155,6 +155,21 @@ charts: $(STAMP) $(CHART_STAMP) ## Tests the charts as Helm renders them, withou
 .PHONY: dashboards
 dashboards: $(STAMP) ## Writes Grafana's dashboards from charts/dashboards.py
 	cd charts && $(BIN)/python dashboards.py
+
+# Programs from Go modules are built once, and kept where the rest of what was downloaded is.
+TOOLS := $(XDG_CACHE_HOME)/go-programs
+PROMTOOL := $(TOOLS)/promtool@v0.316.0
+PROMETHEUS := $(TOOLS)/prometheus@v0.316.0
+# The last version whose module holds its page as built.
+ALERTMANAGER := $(TOOLS)/alertmanager@v0.31.1
+
+.PHONY: slos
+slos: $(STAMP) ## Writes the rules of the objectives from charts/payments/monitoring/slos.toml
+	cd charts && $(BIN)/python slos.py
+
+.PHONY: monitoring
+monitoring: $(STAMP) $(PROMTOOL) ## Tests the alerts with promtool, and that a change in any of them is noticed
+	cd charts && PROMTOOL='$(PROMTOOL)' $(BIN)/python -m pytest -n 2 tests/monitoring
 
 # What puts an image archive on the cluster's nodes.
 IMAGE_LOADER ?= kind load image-archive
@@ -236,8 +251,7 @@ infra-test: $(INFRA_STAMP) ## Tests Terraform without an account: validity, prom
 cost: $(INFRA_STAMP) ## Writes docs/cost.md from simulated plans; fails above a budget
 	@cd terraform/testkit && PYTHONPATH=.. $(INFRA_BIN)/python -m testkit.cost
 
-# What the pipeline calls, beside the verbs above. Programs from Go modules are built once, and kept
-# where the rest of what was downloaded is.
+# What the pipeline calls, beside the verbs above.
 PIPELINE_STAMP := .venv-pipeline/installed
 PIPELINE_BIN := .venv-pipeline/bin
 ifneq ($(CURDIR),$(shell cat $(PIPELINE_STAMP) 2>/dev/null))
@@ -246,7 +260,6 @@ endif
 $(PIPELINE_STAMP): pipeline/requirements.lock
 	@api/laptop/install $@ $<
 
-TOOLS := $(XDG_CACHE_HOME)/go-programs
 ACTIONLINT := $(TOOLS)/actionlint@v1.7.12
 OASDIFF := $(TOOLS)/oasdiff@v1.36.0
 TRIVY := $(TOOLS)/trivy@v0.74.0
@@ -257,13 +270,9 @@ $(OASDIFF):
 # Trivy reads JSON with what Go 1.26 still calls an experiment.
 $(TRIVY):
 	@GOEXPERIMENT=jsonv2 pipeline/go-install github.com/aquasecurity/trivy/cmd/trivy $@
-
-# Without what finds targets in clouds, which is most of it. Of Alertmanager the last version whose
-# module holds its page as built.
-PROMETHEUS := $(TOOLS)/prometheus@v0.316.0
-ALERTMANAGER := $(TOOLS)/alertmanager@v0.31.1
-$(PROMETHEUS):
-	@TAGS=remove_all_sd pipeline/go-install github.com/prometheus/prometheus/cmd/prometheus $@
+# Without what finds targets in clouds, which is most of it.
+$(PROMTOOL) $(PROMETHEUS):
+	@TAGS=remove_all_sd pipeline/go-install github.com/prometheus/prometheus/cmd/$(firstword $(subst @, ,$(@F))) $@
 $(ALERTMANAGER):
 	@pipeline/go-install github.com/prometheus/alertmanager/cmd/alertmanager $@
 

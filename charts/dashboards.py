@@ -388,7 +388,7 @@ BUSINESS = (
         "Time since all invariants were last looked at.",
         {"": f"time() - max(payments_audit_last_success_timestamp_seconds{{{AUDIT}}})"},
         "stat",
-        at_most=900,
+        at_most=300,
     ),
     Panel(
         "Payments",

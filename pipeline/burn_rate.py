@@ -10,19 +10,19 @@ import re
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from pipeline.promotion import ENVIRONMENTS
+from pipeline.release import ROOT
 
-# 99.9% of requests are answered without a 5xx. At 14.4 times the rate that uses up a month's budget
-# in a month, it is gone in two days: the rate at which one is woken (Google's SRE workbook, ch. 5).
-OBJECTIVE = 0.999
-FAST_BURN = 14.4
-ERRORS_AT_LEAST = 5  # one failed call among few says nothing
+# The objectives, and the rate of failing at which somebody is woken: what the alerts are made of.
+TABLE = tomllib.loads((ROOT / "charts/payments/monitoring/slos.toml").read_text())
+ALLOWED: float = TABLE["burn"][0]["rate"] * (1 - TABLE["availability"]["objective"])
+FAILURES_AT_LEAST: int = TABLE["failures_at_least"]
 
 INTERVAL_SECONDS = 30
-PROBES = ("/livez", "/readyz")
 
 SELECTOR = "app.kubernetes.io/instance=payments,app.kubernetes.io/component=api"
 READ = (
@@ -51,7 +51,7 @@ def counts(metrics: str) -> Counts:
     all_ = failed = 0.0
     for labels, value in _COUNT.findall(metrics):
         named = dict(_LABEL.findall(labels))
-        if named.get("http_route") not in PROBES:
+        if named.get("http_route") not in TABLE["not_counted"]:
             all_ += float(value)
             failed += float(value) * named["http_response_status_code"].startswith("5")
     return Counts(all_, failed)
@@ -65,8 +65,7 @@ def added(before: Mapping[str, Counts], after: Mapping[str, Counts]) -> Counts:
 
 def burns(seen: Counts) -> bool:
     """Whether the budget burns so fast that somebody must act."""
-    allowed = FAST_BURN * (1 - OBJECTIVE) * seen.all
-    return seen.failed >= ERRORS_AT_LEAST and seen.failed > allowed
+    return seen.failed >= FAILURES_AT_LEAST and seen.failed > ALLOWED * seen.all
 
 
 def restarted(pods: Mapping[str, int]) -> list[str]:

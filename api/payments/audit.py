@@ -271,7 +271,8 @@ class Auditor:
         for name, counter in self._counters.items():
             # A sum can be negative, or no number, once the guard of the range is gone.
             counter.inc(max(0.0, float(found[name])))
-        self._swept = found["swept"] or 0  # After the last row it begins again.
+        # After the last row it begins again; rows that come meanwhile must not keep it at the end.
+        self._swept = found["swept"] if found["swept_rows"] == SWEEP_ROWS else 0
         self._broken = set()
         for name in OF_ROWS:
             ids = sorted(found[name] or [])

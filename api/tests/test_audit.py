@@ -385,6 +385,22 @@ async def test_a_breach_elsewhere_is_swept_up_and_stays_until_it_is_mended(
     assert violations(rounds.registry) == {"event-without-client": 1.0}
 
 
+async def test_old_rows_are_looked_at_again_while_new_ones_come(
+    database: Database, rounds: Rounds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "SWEEP_ROWS", 10)
+    row = "INSERT INTO payments (created_by, created_at) SELECT 'shop', now() - interval '1 day'"
+    await database.fetch(f"{row} FROM generate_series(1, 15)")
+    for _ in range(3):
+        await rounds()
+        await database.fetch(row)
+    await database.fetch("UPDATE payments SET created_by = '' WHERE id = 1")
+    for _ in range(3):
+        await rounds()
+        await database.fetch(row)
+    assert violations(rounds.registry) == {"event-without-client": 1.0}
+
+
 async def test_a_guard_that_is_taken_away(database: Database, rounds: Rounds) -> None:
     guards = (audit.OF_THE_TABLE,)
     await rounds()

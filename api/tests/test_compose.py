@@ -28,11 +28,11 @@ def test_the_settings_are_the_services() -> None:
 def test_prometheus_asks_the_port_that_metrics_are_on() -> None:
     prometheus = msgspec.yaml.decode(COMPOSE["configs"]["prometheus"]["content"])
     jobs = {"payments": "api", "payments-audit": "audit"}
-    targets = {
-        job["job_name"]: job["static_configs"][0]["targets"] for job in prometheus["scrape_configs"]
-    }
+    targets = {job["job_name"]: job["static_configs"] for job in prometheus["scrape_configs"]}
+    ports = {n: config.load(SERVICES[n]["environment"]).metrics_port for n in jobs.values()}
+    # The label that the operator would give, and that the chart's rules ask for.
     assert targets == {
-        job: [f"{name}:{config.load(SERVICES[name]['environment']).metrics_port}"]
+        job: [{"targets": [f"{name}:{ports[name]}"], "labels": {"namespace": "payments"}}]
         for job, name in jobs.items()
     }
     settings = config.load(SERVICES["api"]["environment"])

@@ -15,12 +15,14 @@ from matplotlib.ticker import EngFormatter, FuncFormatter
 
 from drill.monitoring import DASHBOARDS, SCALE, Prometheus, scaled
 
-POINTS = 120  # a line
+POINTS = 100  # a line
 COLUMNS = 24  # of Grafana's grid
 INCHES_A_ROW = 0.26
 LEGEND_LINES = 6
 # Four scrapes, as Grafana has it; three times as many, so that lines are not all noise.
 RATE_INTERVAL = "6m"
+
+_DIGITS = re.compile(r"(\d\.\d)\d+")
 
 # How Grafana writes a value, by its unit; what has none here is written as a number.
 UNITS: Mapping[str, Callable[[float], str]] = {
@@ -115,6 +117,22 @@ def _legend(template: str, labels: Mapping[str, str]) -> str:
 
 def draw(path: Path, title: str, drawn: Sequence[Drawn]) -> None:
     """Draws a dashboard, each panel where Grafana has it, into an SVG file."""
+    # Text as text, in one font: a picture is a fraction of the size.
+    with rc_context(
+        {
+            "svg.hashsalt": "observability",
+            "svg.fonttype": "none",
+            "font.sans-serif": ["DejaVu Sans"],
+        }
+    ):
+        figure = _figure(title, drawn)
+        text = StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    # No more digits than a screen has dots, but in what is to be read.
+    path.write_text(re.sub(r'"[^"]*"', lambda found: _DIGITS.sub(r"\1", found[0]), text.getvalue()))
+
+
+def _figure(title: str, drawn: Sequence[Drawn]) -> Figure:
     rows = max(d.panel["gridPos"]["y"] + d.panel["gridPos"]["h"] for d in drawn)
     figure = Figure(figsize=(11, rows * INCHES_A_ROW + 0.4), layout="constrained")
     figure.suptitle(f"{title} (a minute here is {SCALE} of the rules')", fontsize=9)
@@ -129,11 +147,7 @@ def draw(path: Path, title: str, drawn: Sequence[Drawn]) -> None:
             _write_number(axes, panel, finite[-1])
         else:
             _draw_lines(axes, panel, lines, minutes)
-    # Text as text, and no more digits than a screen has dots: a tenth of the size.
-    text = StringIO()
-    with rc_context({"svg.hashsalt": "observability", "svg.fonttype": "none"}):
-        figure.savefig(text, format="svg", metadata={"Date": None})
-    path.write_text(re.sub(r"(\d\.\d)\d+", r"\1", text.getvalue()))
+    return figure
 
 
 def _draw_lines(axes: Axes, panel: dict[str, Any], lines: Sequence[Line], minutes: float) -> None:
@@ -164,5 +178,5 @@ def _write_number(axes: Axes, panel: dict[str, Any], value: float) -> None:
 
 
 def _written(value: float, unit: str) -> str:
-    plain = EngFormatter(sep="") if abs(value) >= 1000 else "{:.3g}".format
+    plain = EngFormatter(sep="") if abs(value) >= 1000 else "{:.4g}".format
     return UNITS.get(unit, plain)(value)

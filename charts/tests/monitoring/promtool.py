@@ -1,0 +1,55 @@
+"""Prometheus' own program for rules, and the rules that it is given."""
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from slos import MONITORING
+
+# `make monitoring` builds it.
+PROMTOOL = os.environ.get("PROMTOOL", "promtool")
+
+ALERTS = MONITORING / "rules" / "alerts.yaml"
+TESTS = {file.stem: file for file in (Path(__file__).parent / "alerts").glob("*.yaml")}
+
+Rule = dict[str, Any]
+Group = dict[str, Any]
+
+
+def groups(file: Path) -> list[Group]:
+    """Returns the groups of a file of rules."""
+    found: list[Group] = yaml.safe_load(file.read_text())["groups"]
+    return found
+
+
+def check(*files: Path) -> str:
+    """Has promtool read files of rules; returns what it finds wrong, and else nothing."""
+    return _run("check", "rules", "--lint=all", "--lint-fatal", *files)
+
+
+def failures(rules: str, tests: dict[str, Any], directory: Path, only: str = "") -> str:
+    """Runs tests on the text of a file of rules; returns what fails, and else nothing.
+
+    `only` is a regular expression for the names of the tests.
+
+    Raises:
+        AssertionError: they cannot be run.
+    """
+    (directory / "rules.yaml").write_text(rules)
+    file = directory / "tests.yaml"
+    file.write_text(yaml.safe_dump({**tests, "rule_files": ["rules.yaml"]}))
+    said = _run("test", "rules", *([f"--run={only}"] if only else []), file)
+    assert not said or "exp:" in said, said
+    return said
+
+
+def _run(*arguments: str | Path) -> str:
+    result = subprocess.run(
+        [PROMTOOL, *arguments], capture_output=True, text=True, timeout=200, check=False
+    )
+    said = result.stdout + result.stderr if result.returncode else ""
+    print(said)  # in full, where pytest would cut it
+    return said
