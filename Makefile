@@ -76,7 +76,7 @@ import: $(STAMP) ## Imports the old system's payments into a running `make run` 
 	  --report .data/import-report.csv $(IMPORT_FLAGS)
 
 .PHONY: test
-test: system-packages lint types migrations-lint image-lint workflows contract unit faults compat charts infra-test ## Checks everything: style, types, migrations, all tests
+test: system-packages lint types migrations-lint image-lint workflows contract unit faults compat charts infra-test docs ## Checks everything: style, types, migrations, all tests
 
 .PHONY: lint
 lint: $(STAMP) ## Checks the style (ruff)
@@ -147,6 +147,11 @@ $(CHART_STAMP): $(STAMP) charts/tests/requirements.lock charts/tests/clients.loc
 .PHONY: charts
 charts: $(STAMP) $(CHART_STAMP) ## Tests the charts as Helm renders them, without a cluster
 	cd charts && $(BIN)/python -m pytest -n 2
+
+.PHONY: docs
+docs: $(STAMP) ## Tests the documents: links, names, tables, and the commands that can run here
+	cd docs && $(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy
+	cd docs && $(BIN)/python -m pytest
 
 # What puts an image archive on the cluster's nodes.
 IMAGE_LOADER ?= kind load image-archive
@@ -406,4 +411,4 @@ lock: $(STAMP) ## Resolves the dependencies anew and writes all lock files
 
 .PHONY: clean
 clean: ## Removes what can be made again; .data, with the database, stays
-	rm -rf .venv .venv-load .venv-charts .venv-infra .venv-pipeline .install.lock .cache {api,load,charts,pipeline,terraform/testkit}/.mypy_cache {api,charts,pipeline}/.pytest_cache {api,load,charts,pipeline,terraform/testkit}/.ruff_cache api/.hypothesis api/.coverage*
+	rm -rf .venv .venv-load .venv-charts .venv-infra .venv-pipeline .install.lock .cache {api,charts,docs,load,pipeline,terraform/testkit}/.mypy_cache {api,charts,docs,pipeline}/.pytest_cache {api,charts,docs,load,pipeline,terraform/testkit}/.ruff_cache api/.hypothesis api/.coverage*

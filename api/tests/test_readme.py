@@ -50,13 +50,6 @@ def test_the_tree_names_every_module_and_nothing_else() -> None:
     assert named == there - {"__init__.py", "__main__.py"}
 
 
-def test_every_linked_file_exists() -> None:
-    pages = [README, *sorted((README.parent / "docs").rglob("*.md"))]
-    for page in pages:
-        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"
-
-
 def _commands() -> list[str]:
     rows = _between("## Use it", "A payment:").splitlines()
     return [row.split("`")[1] for row in rows if "curl" in row]
