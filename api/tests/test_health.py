@@ -290,6 +290,11 @@ async def test_metrics(database: Database) -> None:
     )
 
 
+@pytest.mark.parametrize("path", ["/metrics", "/v1/metrics"])
+async def test_metrics_are_not_on_the_apis_port(api: Api, path: str) -> None:
+    assert (await api.http.get(path)).status_code == 404
+
+
 async def test_a_dead_database_does_not_delay_liveness(api: Api, database: Database) -> None:
     async with database.away():
         waiting = [asyncio.create_task(api.create({"payment": 1})) for _ in range(50)]

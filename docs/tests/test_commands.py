@@ -4,11 +4,14 @@ import os
 import re
 import shlex
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.pages import PAGES, ROOT, Fence
+from tests.pages import PAGES, ROOT, Fence, page
 
 # Programs that need what is not here. Their options are the business of the tests that are named.
 ELSEWHERE = {
@@ -29,9 +32,9 @@ SHELL = {"cat", "cd", "export", "for", "jq", "printf", "rm"}
 HERE = {"curl", "make", "payments"}
 
 BLOCKS = [
-    pytest.param(block, id=f"{page}:{number}")
-    for page in PAGES
-    for number, block in enumerate(page.fences("sh"))
+    pytest.param(block, id=f"{document}:{number}")
+    for document in PAGES
+    for number, block in enumerate(document.fences("sh"))
 ]
 
 
@@ -119,3 +122,73 @@ def test_make_understands_every_verb_with_what_it_is_given() -> None:
             check=False,
         )
         assert found.returncode == 0, f"make {line}: {found.stderr}"
+
+
+# What README.md and docs/service.md say of a running service is done on one, from a folder that
+# holds what a checkout would.
+
+FREE_PORTS = """
+import socket
+sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+print(*(s.getsockname()[1] for s in sockets))
+"""
+
+# curl fails as a person would see it; make is the checkout's.
+SETUP = f"""
+set -euo pipefail
+curl() {{ command curl --no-progress-meter --fail-with-body "$@"; }}
+make() {{ command make --directory '{ROOT}' "$@"; }}
+"""
+
+
+@pytest.fixture
+def laptop(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """What `make run` runs, on data of its own; gives what replaces what in a document."""
+    command = [sys.executable, "-c", FREE_PORTS]
+    port, metrics_port = subprocess.check_output(command, text=True).split()
+    options = (f"--port={port}", f"--metrics-port={metrics_port}", f"--data={tmp_path / '.data'}")
+    (tmp_path / ".venv").symlink_to(ROOT / ".venv")
+    # Not a pipe: nobody reads the service's log.
+    log = tmp_path / "log"
+    with (
+        log.open("w") as output,
+        subprocess.Popen(
+            [sys.executable, "-m", "laptop", *options], cwd=ROOT / "api", stdout=output
+        ) as process,
+    ):
+        try:
+            while "Ctrl-C" not in log.read_text():
+                assert process.poll() is None, log.read_text()
+                time.sleep(0.1)
+            yield {"8000": port, "9464": metrics_port}
+        finally:
+            process.terminate()
+
+
+def runs_on_a_laptop(line: str) -> bool:
+    """Whether a line of a script needs nothing but a running service."""
+    return all(
+        command[0] in ("curl", "payments", "cat") or command[:2] == ["make", "smoke"]
+        for command in commands(line)
+    )
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/service.md"])
+def test_what_is_said_of_a_running_service_works(
+    name: str, laptop: dict[str, str], tmp_path: Path
+) -> None:
+    lines = [line for fence in page(name).fences("sh") for line in fence.text.splitlines()]
+    script = "\n".join(line for line in lines if runs_on_a_laptop(line))
+    assert script.count("curl -H") >= 3
+    for text, here in laptop.items():
+        script = script.replace(text, here)
+    # The line that a person pastes.
+    [database] = re.findall("export PAYMENTS_DATABASE_URL=.*", (tmp_path / "log").read_text())
+    found = subprocess.run(
+        ["bash", "-x", "-c", f"{SETUP}\n{database}\n{script}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 0, f"{found.stdout}\n{found.stderr}"
