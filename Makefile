@@ -87,6 +87,8 @@ lint: $(STAMP) ## Checks the style (ruff)
 format: $(STAMP) ## Brings the code into the style (ruff)
 	cd api && $(BIN)/ruff check --fix . ../load && $(BIN)/ruff format . ../load
 	cd charts && $(BIN)/ruff check --fix && $(BIN)/ruff format
+	cd docs && $(BIN)/ruff check --fix && $(BIN)/ruff format
+	cd pipeline && $(BIN)/ruff check --fix && $(BIN)/ruff format
 
 .PHONY: types
 types: $(STAMP) ## Checks the types (mypy, strict)

@@ -25,7 +25,7 @@ def files() -> frozenset[str]:
         capture_output=True,
         text=True,
     ).stdout
-    return frozenset(name for name in listed.splitlines() if (ROOT / name).exists())
+    return frozenset(name for name in listed.splitlines() if (ROOT / name).is_file())
 
 
 @cache
@@ -36,11 +36,11 @@ def folders() -> frozenset[str]:
 
 @cache
 def sources() -> str:
-    """Returns the text of all that is no document: what a name in a document must be found in."""
+    """Returns the text of all that is neither document nor test, where what is named is to be."""
     texts = (
         (ROOT / name).read_text(errors="ignore")
         for name in files()
-        if not name.endswith((".md", ".lock", ".svg")) and not name.startswith("docs/tests/")
+        if not name.endswith((".md", ".lock", ".svg")) and "tests/" not in name
     )
     return "\n".join(texts)
 

@@ -28,7 +28,7 @@ ELSEWHERE = {
     "less": "a person who reads",
 }
 # What stands around them.
-SHELL = {"cat", "cd", "export", "for", "jq", "printf", "rm"}
+SHELL = {"cat", "cd", "cut", "export", "for", "grep", "head", "jq", "printf", "rm", "sort", "tail"}
 HERE = {"curl", "make", "payments"}
 
 BLOCKS = [

@@ -50,7 +50,7 @@ def test_settings(page: Page) -> None:
 def test_metrics(page: Page) -> None:
     for name in re.findall(r"\b(?:payments|http_server|db_client)_[a-z_]*[a-z]\b", page.text):
         stem = re.sub("_(total|bucket|sum|count)$", "", name)
-        assert re.search(rf"\b{stem}", sources()), name
+        assert re.search(rf"\b({name}|{stem})\b", sources()), name
 
 
 def test_alerts() -> None:
@@ -141,9 +141,7 @@ def test_files(page: Page) -> None:
         assert is_there(name, page), name
 
 
-def test_what_is_not_ours_is_named_and_not_there() -> None:
-    named = {name for page in PAGES for name in file_names(page)}
-    assert named >= NOT_OURS
+def test_what_is_not_ours_is_not_there() -> None:
     assert not NOT_OURS & (files() | folders())
 
 

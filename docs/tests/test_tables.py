@@ -25,7 +25,8 @@ def test_settings() -> None:
         wanted.append(
             [f"`{config.variable(field.name)}`", default.replace("``", "none"), description]
         )
-    assert SERVICE.table("<!-- settings -->") == wanted
+    rows = "\n".join(f"| {' | '.join(row)} |" for row in wanted)
+    assert SERVICE.table("<!-- settings -->") == wanted, f"docs/service.md must have\n{rows}"
 
 
 def _text(default: object) -> str:
