@@ -151,7 +151,7 @@ charts: $(STAMP) $(CHART_STAMP) ## Tests the charts as Helm renders them, withou
 	cd charts && $(BIN)/python -m pytest -n 2
 
 .PHONY: docs
-docs: $(STAMP) ## Tests the documents: links, names, tables, and the commands that can run here
+docs: $(STAMP) clients ## Tests the documents: links, names, tables, and the commands that can run here
 	cd docs && $(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy
 	cd docs && $(BIN)/python -m pytest
 

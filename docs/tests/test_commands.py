@@ -18,7 +18,7 @@ ELSEWHERE = {
     "aws": "an account; terraform/testkit/tests/test_procedures.py holds each to the AWS CLI",
     "docker": "Docker; api/tests/test_compose.py reads compose.yaml",
     "gh": "GitHub",
-    "helm": "a cluster; charts/tests renders with the same values, charts/tests/cluster installs",
+    "helm": "a cluster; what it would install is rendered below",
     "kind": "Docker",
     "kubectl": "a cluster",
     "terraform": "an account; terraform/testkit has whole lives of every place",
@@ -122,6 +122,47 @@ def test_make_understands_every_verb_with_what_it_is_given() -> None:
             check=False,
         )
         assert found.returncode == 0, f"make {line}: {found.stderr}"
+
+
+HELM = ROOT / ".cache" / "clients" / "helm"
+
+# What only a release or AWS knows, as the charts' own tests have it.
+KNOWN_THEN = {
+    "image.repository=…": "image.repository=registry/payments",
+    "image.tag=…": "image.tag=0.1.0",
+    "sha256:…": f"sha256:{'0' * 64}",
+    "cluster.yaml": "charts/tests/outputs/platform-production.yaml",
+    "service.yaml": "charts/tests/outputs/environment-production.yaml",
+    "rds.pem": "/dev/stdin",
+}
+CERTIFICATE = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+
+# About the release's way, not about what is in it.
+WAIT = r" (--install|--wait|--timeout \S+|--rollback-on-failure)(?= |$)"
+
+INSTALLATIONS = {
+    line.removeprefix("helm ")
+    for script in SCRIPTS
+    for line in script.replace("\\\n", " ").splitlines()
+    if re.match("helm (install|upgrade) ", line)
+}
+
+
+def test_helm_renders_what_is_to_be_installed() -> None:
+    assert len(INSTALLATIONS) >= 4
+    for line in INSTALLATIONS:
+        words = re.sub(WAIT, "", line).partition(" ")[2]
+        for text, then in KNOWN_THEN.items():
+            words = re.sub(rf"(?<![\w/]){re.escape(text)}", then, words)
+        found = subprocess.run(
+            [HELM, "template", "--kube-version", "1.36.0", *shlex.split(words)],
+            cwd=ROOT,
+            input=CERTIFICATE,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert found.returncode == 0, f"helm {line}: {found.stderr}"
 
 
 # What README.md and docs/service.md say of a running service is done on one, from a folder that
