@@ -145,9 +145,9 @@ def test_what_is_not_ours_is_not_there() -> None:
     assert not NOT_OURS & (files() | folders())
 
 
-# They ask for trust in place of a reason, or promise what nobody holds. "Just when" is a time.
+# They ask for trust in place of a reason, or promise what nobody holds. "Just when" is exact.
 DEAD = re.compile(
-    r"\b(simply|just(?! when)|eas(y|ily)|obvious(ly)?|clearly|basically|actually|trivial(ly)?"
+    r"\b(simply|just(?! wh| as)|eas(y|ily)|obvious(ly)?|clearly|basically|actually|trivial(ly)?"
     r"|seamless(ly)?|robust|powerful|blazing(ly)?|world-class|cutting-edge|state-of-the-art|enterprise-grade"
     r"|battle-tested|production-ready|leverag(e|es|ing)|utili[sz]e[sd]?|of course|needless to say"
     r"|please note|best practices?|coming soon|(?-i:TODO|FIXME|TBD)"
