@@ -76,7 +76,7 @@ import: $(STAMP) ## Imports the old system's payments into a running `make run` 
 	  --report .data/import-report.csv $(IMPORT_FLAGS)
 
 .PHONY: test
-test: system-packages lint types migrations-lint image-lint workflows contract unit faults compat charts monitoring infra-test ## Checks everything: style, types, migrations, all tests
+test: system-packages lint types migrations-lint image-lint workflows contract unit faults compat charts monitoring infra-test docs ## Checks everything: style, types, migrations, all tests
 
 .PHONY: lint
 lint: $(STAMP) ## Checks the style (ruff)
@@ -87,6 +87,8 @@ lint: $(STAMP) ## Checks the style (ruff)
 format: $(STAMP) ## Brings the code into the style (ruff)
 	cd api && $(BIN)/ruff check --fix . ../load && $(BIN)/ruff format . ../load
 	cd charts && $(BIN)/ruff check --fix && $(BIN)/ruff format
+	cd docs && $(BIN)/ruff check --fix && $(BIN)/ruff format
+	cd pipeline && $(BIN)/ruff check --fix && $(BIN)/ruff format
 
 .PHONY: types
 types: $(STAMP) ## Checks the types (mypy, strict)
@@ -170,6 +172,11 @@ slos: $(STAMP) ## Writes the rules of the objectives from charts/payments/monito
 .PHONY: monitoring
 monitoring: $(STAMP) $(PROMTOOL) ## Tests the alerts with promtool, and that a change in any of them is noticed
 	cd charts && PROMTOOL='$(PROMTOOL)' $(BIN)/python -m pytest -n 2 tests/monitoring
+
+.PHONY: docs
+docs: $(STAMP) clients ## Tests the documents: links, names, tables, and the commands that can run here
+	cd docs && $(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy
+	cd docs && $(BIN)/python -m pytest
 
 # What puts an image archive on the cluster's nodes.
 IMAGE_LOADER ?= kind load image-archive
@@ -436,4 +443,4 @@ lock: $(STAMP) ## Resolves the dependencies anew and writes all lock files
 
 .PHONY: clean
 clean: ## Removes what can be made again; .data, with the database, stays
-	rm -rf .venv .venv-load .venv-charts .venv-infra .venv-pipeline .install.lock .cache {api,load,charts,pipeline,terraform/testkit}/.mypy_cache {api,charts,pipeline}/.pytest_cache {api,load,charts,pipeline,terraform/testkit}/.ruff_cache api/.hypothesis api/.coverage*
+	rm -rf .venv .venv-load .venv-charts .venv-infra .venv-pipeline .install.lock .cache {api,charts,docs,load,pipeline,terraform/testkit}/.mypy_cache {api,charts,docs,pipeline}/.pytest_cache {api,charts,docs,load,pipeline,terraform/testkit}/.ruff_cache api/.hypothesis api/.coverage*

@@ -25,7 +25,7 @@ class SettingsError(Exception):
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """Every limit, size and time of the service; the README's table is made from this class."""
+    """Every limit, size and time of the service; docs/service.md has a table of them."""
 
     database_url: Annotated[
         str, Meta(min_length=1, description="`postgresql://…` URL of the database")
