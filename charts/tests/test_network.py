@@ -130,7 +130,8 @@ def test_traces_have_a_way_to_their_collector_alone() -> None:
     }
     manifests = payments(values)
     assert flows(manifests) - flows(payments()) == {("api", "to", "pods app=collector", "TCP 4318")}
-    (container,) = one(manifests, "Deployment", "payments")["spec"]["template"]["spec"]["containers"]
+    pod = one(manifests, "Deployment", "payments")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
     assert {"name": "PAYMENTS_OTLP_ENDPOINT", "value": "http://collector:4318"} in container["env"]
 
 
