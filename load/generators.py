@@ -79,7 +79,8 @@ def vegeta(servers: Sequence[Server], rate: int, seconds: float) -> Figures:
     with tempfile.TemporaryDirectory() as directory:
         targets, answers = Path(directory, "targets"), Path(directory, "answers")
         with targets.open("w") as file:
-            file.writelines(_creations(servers, round(rate * seconds)))
+            # vegeta makes one more than it should now and then, and fails it if there is none.
+            file.writelines(_creations(servers, round(rate * seconds) + 1))
         command = [vegeta_program(), "attack", "-format=json", "-lazy", f"-targets={targets}"]
         _run([*command, *pace(rate, seconds), f"-output={answers}"])
         table = _run([vegeta_program(), "encode", "-to", "csv", str(answers)])
