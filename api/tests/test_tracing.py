@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import re
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from tests.collector import CLIENT, ERROR, SERVER, Collector, Link, Span, collecting
 from tests.conftest import (
@@ -149,10 +149,14 @@ async def test_metrics_and_log_lead_to_the_trace(database: Database, tmp_path: P
         await api.send("GET", "/v1/payments", **parent(9))
         open_metrics = await http.get(metrics, headers={"Accept": "application/openmetrics-text"})
         plain = await http.get(metrics)
-    examples = re.findall(
-        r'duration_seconds_bucket\{.*\} \S+ # \{trace_id="(\w+)"\}', open_metrics.text
-    )
-    assert {int(example, 16) for example in examples} == {7, 9}
+    examples = [
+        (family.name, int(sample.exemplar.labels["trace_id"], 16))
+        for family in text_string_to_metric_families(open_metrics.text)  # type: ignore[no-untyped-call]
+        for sample in family.samples
+        if sample.exemplar
+    ]
+    durations = "http_server_request_duration_seconds"
+    assert sorted(examples) == [(durations, 7), (durations, 9)]
     assert "trace_id" not in plain.text
     lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     requests = [line for line in lines if line.get("route") == "/v1/payments"]
