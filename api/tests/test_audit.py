@@ -189,7 +189,9 @@ async def test_every_row_is_looked_at_once(
 ) -> None:
     monkeypatch.setattr(audit, "SWEEP_ROWS", 7)
     await database.fetch(
-        "INSERT INTO payments (id, created_by) SELECT 3 * n, '' FROM generate_series(1, 50) AS n"
+        # Deleted later than the audit begins, as others do while it runs.
+        "INSERT INTO payments (id, created_by, deleted_at, deleted_by)"
+        " SELECT 3 * n, '', now() + interval '1 hour', 'shop' FROM generate_series(1, 50) AS n"
     )
     async with database.connect("payments_app") as connection:
         rows, breaches = await audit.once(connection)
