@@ -40,10 +40,12 @@ GUARDS = (
     "payments_evidence",
 )
 
-# What is committed later than this after its time is waited for as well (STATE); the pause covers
-# the moment in which a transaction has its time and is not seen yet, and a failover to a server
-# whose clock is behind.
+# How old an event is before it is counted, if no open transaction makes it wait longer (STATE): a
+# transaction has its time a moment before it is seen to be open, and the clock of a server that
+# takes over can be behind.
 LAG = timedelta(seconds=5)
+
+NEVER = datetime.max.replace(tzinfo=UTC)  # PostgreSQL's infinity
 
 # After an outage what happened meanwhile is counted in steps, each of them short.
 STEP = timedelta(seconds=60)
@@ -169,9 +171,8 @@ async def once(connection: asyncpg.Connection) -> tuple[int, list[Breach]]:
     swept: int | None = 0
     counts = dict.fromkeys(OF_ROWS, 0)
     examples: dict[str, list[int | str]] = {name: [] for name in OF_ROWS}
-    now = datetime.now(UTC)
     while swept is not None:
-        (found,) = await connection.fetch(AUDIT, now, now, swept, SWEEP_ROWS, [])
+        (found,) = await connection.fetch(AUDIT, NEVER, NEVER, swept, SWEEP_ROWS, [])
         rows, swept = rows + found["swept_rows"], found["swept"]
         for name in OF_ROWS:
             ids = found[name] or []
