@@ -12,9 +12,9 @@ from typing import Any
 import asyncpg
 import httpx
 import pytest
-from prometheus_client import CollectorRegistry
+from prometheus_client import REGISTRY, CollectorRegistry
 
-from payments import audit
+from payments import audit, queries
 from tests.command import launch
 from tests.conftest import API_DIRECTORY, Api, Database
 from tests.test_cli import run_on
@@ -226,6 +226,29 @@ async def test_what_the_service_does_is_counted(api: Api, rounds: Rounds) -> Non
     assert (await api.send("DELETE", "/v1/payments/3")).status_code == 204
     assert await rounds() == pytest.approx(after | {"deleted": 3.0})
     assert violations(rounds.registry) == {}
+
+
+@pytest.mark.in_process
+async def test_a_payment_that_is_consumed_twice_has_one_row(
+    api: Api, database: Database, rounds: Rounds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service as it would be without its guard, on a database without its own."""
+
+    def says() -> float:
+        return REGISTRY.get_sample_value("payments_consumed_total") or 0.0
+
+    monkeypatch.setattr(queries, "CONSUME", queries.CONSUME.replace("AND status = 'inserted'", ""))
+    await database.fetch("ALTER TABLE payments DISABLE TRIGGER payments_evidence")
+    await rounds()
+    before = says()
+    payment = await api.payment()
+    for _ in range(2):
+        path = f"/v1/payments/{payment['id']}"
+        answer = await api.send("PATCH", path, '{"status": "consumed"}')
+        assert answer.status_code == 200
+    assert says() - before == 2.0
+    assert (await rounds())["consumed"] == 1.0
+    assert violations(rounds.registry, (audit.OF_THE_TABLE,)) == {"guard-missing": 1.0}
 
 
 async def test_a_transaction_that_is_held_open_is_counted_when_it_ends(
