@@ -3,6 +3,7 @@
 That each query is answered by a real Prometheus is what `make drill` shows.
 """
 
+import html
 import json
 import re
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 import dashboards
+from tests.conftest import CHARTS
 
 FILES = {path.stem: path for path in dashboards.DIRECTORY.glob("*.json")}
 
@@ -77,6 +79,16 @@ def test_every_dashboard_has_an_address_of_its_own_and_leads_to_the_others(name:
     found = json.loads(FILES[name].read_text())
     assert found["uid"] == f"payments-{name}"
     assert found["tags"] == found["links"][0]["tags"] == ["payments"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_picture_in_the_docs_has_every_panel(name: str) -> None:
+    docs = CHARTS.parent / "docs"
+    picture = f"observability-{name}.svg"
+    assert f"]({picture})" in (docs / "observability.md").read_text()
+    drawn = html.unescape((docs / picture).read_text())
+    for of, panel in panels():
+        assert of != name or f">{panel['title']}<" in drawn, "run `make drill`"
 
 
 @pytest.mark.parametrize("name", FILES)

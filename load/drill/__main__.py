@@ -92,20 +92,21 @@ class Drill:
     async def suffer(self, fault: Fault) -> None:
         """Breaks something until its alerts fire, mends it, and waits until they have resolved."""
         self.tell(fault.what)
-        firing = await self._times(fault.alerts, firing=False, within=RESOLVE_SECONDS)
+        before = await self._times(fault.alerts, firing=False, within=RESOLVE_SECONDS)
         async with fault.begins(self._scene):
             fired = await self._times(fault.alerts, firing=True, within=FIRE_SECONDS)
             self.tell(f"fired: {_said(fired)}")
         resolved = await self._times(fault.alerts, firing=False, within=RESOLVE_SECONDS)
         self.tell(f"mended; resolved: {_said(resolved)}")
-        self.wrong += [
-            f"{a} fires still before: {fault.what}" for a, s in firing.items() if s is None
-        ]
-        self.wrong += [f"{a} does not fire: {fault.what}" for a, s in fired.items() if s is None]
-        self.wrong += [
-            f"{a} does not resolve: {fault.what}" for a, s in resolved.items() if s is None
-        ]
-        self.rows += [Row(fault.what, a, fired[a], resolved[a]) for a in fault.alerts]
+        for alert in fault.alerts:
+            for times, wrong in (
+                (before, "fires still, before"),
+                (fired, "does not fire:"),
+                (resolved, "does not resolve after"),
+            ):
+                if times[alert] is None:
+                    self.wrong.append(f"{alert} {wrong} {fault.what}")
+            self.rows.append(Row(fault.what, alert, fired[alert], resolved[alert]))
 
     async def recover(self) -> None:
         """Waits until nothing fires."""

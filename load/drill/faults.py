@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import NamedTuple
@@ -14,6 +15,8 @@ from tests.faults.test_waits import TROUBLES
 
 # Statements that the fault lasts; each is a whole transaction.
 REPEAT_SECONDS = 0.2
+
+CRASH_SECONDS = 3.0  # a server is ready in one
 
 SLOW_SECONDS = 0.4  # above the objective's 250 ms, far below every time limit
 
@@ -67,6 +70,22 @@ Begins = Callable[[Scene], AbstractAsyncContextManager[None]]
 async def _killed(scene: Scene) -> AsyncIterator[None]:
     async with scene.system.without_servers():
         yield
+
+
+@asynccontextmanager
+async def _crashing(scene: Scene) -> AsyncIterator[None]:
+    over = asyncio.Event()
+    task = asyncio.create_task(_crash(scene.system, over))
+    yield
+    over.set()
+    await task
+
+
+async def _crash(system: System, over: asyncio.Event) -> None:
+    chance = random.Random(0)  # noqa: S311 - no secret
+    while not over.is_set():
+        await system.kill_server(chance)
+        await asyncio.sleep(CRASH_SECONDS)
 
 
 @asynccontextmanager
@@ -143,9 +162,17 @@ FAULTS = (
         ("PaymentsAbsent", "PaymentsNoPodAvailable", "PaymentsPodsNotReady"),
     ),
     Fault(
+        f"kill -9 of a server, every {CRASH_SECONDS:g} s", _crashing, ("PaymentsContainerRestarts",)
+    ),
+    Fault(
         "PostgreSQL is away",
         _trouble("PostgreSQL is away"),
         ("PaymentsRequestsFail 1h", "PaymentsAuditStale"),
+    ),
+    Fault(
+        "PostgreSQL is silent",
+        _trouble("PostgreSQL is silent"),
+        ("PaymentsRequestsFail 1h",),
     ),
     Fault(
         "the table is locked",
@@ -183,7 +210,6 @@ FAULTS = (
 # that these fire.
 BEYOND = (
     "PaymentsAutoscalerAtMax",
-    "PaymentsContainerRestarts",
     "PaymentsCpuThrottled",
     "PaymentsDiskFills",
     "PaymentsMemoryNearLimit",
