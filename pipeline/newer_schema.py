@@ -17,7 +17,7 @@ NEWER = Path(os.environ["NEWER_MIGRATIONS"])
 ON_THE_SCHEMA = {"database", "api", "start", "shared", "shared_service"}
 NOT_ABOUT_IT = {"test_migrate", "test_laptop", "test_docs_page", "test_load"}
 
-# Of 1020. With fewer, something selects the wrong ones.
+# With fewer, something selects the wrong ones.
 TESTS_AT_LEAST = 900
 
 original = migrate.migrate

@@ -36,7 +36,7 @@ CLIENT = "shop"
 # Who uses one of these talks to the service as its clients and operators do.
 FROM_OUTSIDE = {"start", "api", "shared", "command"}
 
-# Of 1,017. Fewer would mean that tests are left out that should not be.
+# Fewer would mean that tests are left out that should not be.
 IMAGE_TESTS_AT_LEAST = 900
 
 
