@@ -18,10 +18,12 @@ from tests.conftest import (
     told,
 )
 
-# Settings that the chart makes from other values, or that its ports and probes rely on.
+# Settings that the chart makes from other values, or that its ports and probes rely on; and the
+# pooler's: the auditor beside the service goes to PostgreSQL with the same URL.
 OF_THE_CHART = {
     "PAYMENTS_DATABASE_URL",
     "PAYMENTS_DATABASE_IAM_REGION",
+    "PAYMENTS_DATABASE_POOLER",
     "PAYMENTS_HTTP_HOST",
     "PAYMENTS_HTTP_PORT",
     "PAYMENTS_METRICS_PORT",
