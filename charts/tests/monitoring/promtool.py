@@ -1,5 +1,6 @@
 """Prometheus' own program for rules, and the rules that it is given."""
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -13,10 +14,17 @@ from slos import MONITORING
 PROMTOOL = os.environ.get("PROMTOOL", "promtool")
 
 ALERTS = MONITORING / "rules" / "alerts.yaml"
-TESTS = {file.stem: file for file in (Path(__file__).parent / "alerts").glob("*.yaml")}
-
 Rule = dict[str, Any]
 Group = dict[str, Any]
+
+
+def _tests() -> dict[str, dict[str, Any]]:
+    files = (Path(__file__).parent / "alerts").glob("*.yaml")
+    return {file.stem: yaml.safe_load(file.read_text()) for file in sorted(files)}
+
+
+# The tests of each alert, as promtool reads them.
+TESTS = _tests()
 
 
 def groups(file: Path) -> list[Group]:
@@ -30,17 +38,18 @@ def check(*files: Path) -> str:
     return _run("check", "rules", "--lint=all", "--lint-fatal", *files)
 
 
-def failures(rules: str, tests: dict[str, Any], directory: Path, only: str = "") -> str:
-    """Runs tests on the text of a file of rules; returns what fails, and else nothing.
+def failures(rules: list[Group], tests: dict[str, Any], directory: Path, only: str = "") -> str:
+    """Runs tests on groups of rules; returns what fails, and else nothing.
 
     `only` is a regular expression for the names of the tests.
 
     Raises:
         AssertionError: they cannot be run.
     """
-    (directory / "rules.yaml").write_text(rules)
+    # JSON is YAML, and ten times as fast to write.
+    (directory / "rules.yaml").write_text(json.dumps({"groups": rules}))
     file = directory / "tests.yaml"
-    file.write_text(yaml.safe_dump({**tests, "rule_files": ["rules.yaml"]}))
+    file.write_text(json.dumps({**tests, "rule_files": ["rules.yaml"]}))
     said = _run("test", "rules", *([f"--run={only}"] if only else []), file)
     assert not said or "exp:" in said, said
     return said
