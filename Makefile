@@ -164,14 +164,15 @@ PROMTOOL := $(TOOLS)/promtool@v0.316.0
 PROMETHEUS := $(TOOLS)/prometheus@v0.316.0
 # The last version whose module holds its page as built.
 ALERTMANAGER := $(TOOLS)/alertmanager@v0.31.1
+AMTOOL := $(TOOLS)/amtool@v0.31.1
 
 .PHONY: slos
 slos: $(STAMP) ## Writes the rules of the objectives from charts/payments/monitoring/slos.toml
 	cd charts && $(BIN)/python slos.py
 
 .PHONY: monitoring
-monitoring: $(STAMP) $(PROMTOOL) ## Tests the alerts with promtool, and that a change in any of them is noticed
-	cd charts && PROMTOOL='$(PROMTOOL)' $(BIN)/python -m pytest -n 2 tests/monitoring
+monitoring: $(STAMP) $(PROMTOOL) $(AMTOOL) ## Tests the alerts and whom they reach, and that a change in any of them is noticed
+	cd charts && PROMTOOL='$(PROMTOOL)' AMTOOL='$(AMTOOL)' $(BIN)/python -m pytest -n 2 tests/monitoring
 
 .PHONY: docs
 docs: $(STAMP) clients ## Tests the documents: links, names, tables, and the commands that can run here
@@ -280,13 +281,13 @@ $(TRIVY):
 # Without what finds targets in clouds, which is most of it.
 $(PROMTOOL) $(PROMETHEUS):
 	@TAGS=remove_all_sd pipeline/go-install github.com/prometheus/prometheus/cmd/$(firstword $(subst @, ,$(@F))) $@
-$(ALERTMANAGER):
-	@pipeline/go-install github.com/prometheus/alertmanager/cmd/alertmanager $@
+$(ALERTMANAGER) $(AMTOOL):
+	@pipeline/go-install github.com/prometheus/alertmanager/cmd/$(firstword $(subst @, ,$(@F))) $@
 
 .PHONY: drill
 drill: $(STAMP) $(LOAD_STAMP) $(PROMETHEUS) $(ALERTMANAGER) ## Breaks the service in front of a real Prometheus: each fault must fire its alert (MINUTES=)
 	@cd load && PYTHONPATH=../api PROMETHEUS='$(PROMETHEUS)' ALERTMANAGER='$(ALERTMANAGER)' \
-	  $(LOAD_BIN)/python -m drill --minutes '$(MINUTES)'
+	  $(LOAD_BIN)/python -m drill --minutes '$(or $(MINUTES),20)'
 
 .PHONY: workflows
 workflows: $(STAMP) $(PIPELINE_STAMP) $(ACTIONLINT) $(OASDIFF) clients ## Checks the workflows (actionlint, zizmor) and tests what they call

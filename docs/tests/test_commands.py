@@ -149,8 +149,9 @@ INSTALLATIONS = {
 
 
 def test_helm_renders_what_is_to_be_installed() -> None:
-    assert len(INSTALLATIONS) >= 4
-    for line in INSTALLATIONS:
+    own = [line for line in INSTALLATIONS if "oci://" not in line]  # others' are not here
+    assert len(own) >= 4
+    for line in own:
         words = re.sub(WAIT, "", line).partition(" ")[2]
         for text, then in KNOWN_THEN.items():
             words = re.sub(rf"(?<![\w/]){re.escape(text)}", then, words)
