@@ -8,6 +8,7 @@ and has no row. It only reads, over one connection, which it closes after each r
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -215,6 +216,12 @@ class Auditor:
         self._last_success = gauge(
             "payments_audit_last_success_timestamp_seconds", "When the last audit ended."
         )
+        self._since_gauge = gauge(
+            "payments_audit_since_timestamp_seconds", "Events from this time on are counted."
+        )
+        self._settled_gauge = gauge(
+            "payments_audit_settled_timestamp_seconds", "Events before this time are counted."
+        )
         self._duration = gauge(
             "payments_audit_duration_seconds", "How long the last audit took, connection included."
         )
@@ -243,6 +250,8 @@ class Auditor:
         """Counts what happened since the last round; what fails is counted by the next one."""
         (state,) = await connection.fetch(STATE, self._lag)
         self._observe(state)
+        if self._settled is None:
+            self._since_gauge.set(state["settled"].timestamp())
         since = self._settled or state["settled"]
         settled = max(state["settled"], since)
         while True:
@@ -252,6 +261,7 @@ class Auditor:
             )
             self._count(found)
             self._settled = since = until
+            self._settled_gauge.set(until.timestamp())
             if until == settled:
                 break
         self._tell(OF_THE_TABLE, await _missing_guards(connection))
@@ -263,7 +273,8 @@ class Auditor:
 
     def _observe(self, state: asyncpg.Record) -> None:
         for name, gauge in self._state.items():
-            gauge.set(state[name])
+            # What the maker of `oldest_transaction()` may not see is unknown: no reason to fail.
+            gauge.set(math.nan if state[name] is None else state[name])
         # Less than before in a database that was restored to an earlier time.
         self._wal.inc(max(0, state["wal_bytes"] - (self._wal_bytes or state["wal_bytes"])))
         self._wal_bytes = state["wal_bytes"]

@@ -5,6 +5,7 @@ so a batch is a trace of its own, and it and the requests that ride in it link t
 No span holds what a caller sent, nor what an exception says.
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,8 @@ def configure(settings: Settings) -> None:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
+    # It would log what a caller sent as `tracestate`, if that is not well formed.
+    logging.getLogger("opentelemetry.trace.span").setLevel(logging.ERROR)
     service = {"service.name": "payments", "service.version": __version__}
     provider = TracerProvider(_sampler(settings.trace_sample_ratio), Resource.create(service))
     endpoint = f"{settings.otlp_endpoint.rstrip('/')}/v1/traces"

@@ -1,8 +1,10 @@
 """`payments audit`: what it finds, what it counts, and what it costs."""
 
 import asyncio
+import math
 import re
 import signal
+import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -121,6 +123,9 @@ def violations(registry: CollectorRegistry, of: Iterable[str] = audit.OF_ROWS) -
         for name in of
     }
     return {name: value for name, value in found.items() if value}
+
+
+SETTLED = "payments_audit_settled_timestamp_seconds"
 
 
 class Rounds:
@@ -265,9 +270,16 @@ async def test_a_transaction_that_is_held_open_is_counted_when_it_ends(
             await other.execute("INSERT INTO payments (created_by, payment) VALUES ('early', 1)")
         # Its time is later than that of the row that nobody sees yet.
         assert await rounds() == NOTHING
+        settled = rounds.registry.get_sample_value(SETTLED)
         assert await rounds() == NOTHING
+        # So that nobody takes the counts for those of now.
+        assert rounds.registry.get_sample_value(SETTLED) == settled
         await transaction.commit()
     both = NOTHING | {"created": 2.0, "value_created": 11.0}
+    since = rounds.registry.get_sample_value("payments_audit_since_timestamp_seconds")
+    assert since is not None
+    assert settled is not None
+    assert time.time() - 60 < since < settled < time.time()
     assert await rounds() == both
     assert await rounds() == both
 
@@ -281,6 +293,19 @@ async def test_what_is_rolled_back_is_never_counted(database: Database, rounds: 
         assert await rounds() == NOTHING
         await transaction.rollback()
     assert await rounds() == NOTHING
+
+
+async def test_what_the_functions_maker_may_not_see_is_unknown(
+    database: Database, rounds: Rounds
+) -> None:
+    await database.fetch(
+        "CREATE OR REPLACE FUNCTION oldest_transaction() RETURNS timestamptz"
+        " LANGUAGE sql AS 'SELECT NULL::timestamptz'"
+    )
+    assert await rounds() == NOTHING
+    age = rounds.registry.get_sample_value("payments_database_oldest_transaction_seconds")
+    assert age is not None
+    assert math.isnan(age)
 
 
 async def test_others_that_are_idle_in_a_transaction_do_not_stop_it(

@@ -165,6 +165,15 @@ async def test_metrics_and_log_lead_to_the_trace(database: Database, tmp_path: P
     assert int(failed["trace_id"], 16) == 9
 
 
+async def test_no_header_is_logged(database: Database, tmp_path: Path) -> None:
+    """OpenTelemetry warns of a `tracestate` that it cannot read, and quotes it."""
+    log = tmp_path / "log"
+    async with collecting() as collector, traced(database, collector, ALL, log) as (api, _):
+        await api.send("GET", "/v1/payments", **parent(7), tracestate=f"card {CARD}")
+    assert "/v1/payments" in log.read_text()
+    assert CARD not in log.read_text()
+
+
 async def test_a_failure_is_marked_and_says_nothing_of_the_payment(database: Database) -> None:
     await database.fetch("ALTER TABLE payments ADD CHECK (payment < 0) NOT VALID")
     async with collecting() as collector, traced(database, collector, ALL) as (api, _):

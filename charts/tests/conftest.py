@@ -47,6 +47,8 @@ def helm(
     file: str | None = None,
     namespace: str = "",
     program: str = "helm",
+    *,
+    release: str = "",
 ) -> list[Manifest]:
     """Renders a chart as `helm install` would send it, in the order of its sending.
 
@@ -58,7 +60,7 @@ def helm(
         [
             TOOLS / program,
             "template",
-            chart,
+            release or chart,
             CHARTS / chart,
             f"--namespace={namespace}",
             "--kube-version=1.36.0",

@@ -8,7 +8,7 @@ import yaml
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from payments import audit, metrics
-from tests.conftest import CHARTS, Manifest, one, payments
+from tests.conftest import CHARTS, Manifest, Refused, helm, merge, one, payments, told
 
 MONITORING = CHARTS / "payments" / "monitoring"
 RULES = sorted((MONITORING / "rules").glob("*.yaml"))
@@ -50,8 +50,23 @@ def test_every_pod_is_scraped_on_its_own_port(manifests: list[Manifest], job: st
     assert [endpoint["port"] for endpoint in monitor["endpoints"]] == ["metrics"]
 
 
-def test_the_dashboards_are_the_files_and_grafana_finds_them(manifests: list[Manifest]) -> None:
+def test_a_release_of_another_name_would_not_be_watched() -> None:
+    with pytest.raises(Refused, match="The release is called other"):
+        helm("payments", told("dev"), "environments/dev.yaml", release="other")
+    unwatched = merge(told("dev"), {"monitoring": {"enabled": False}})
+    assert helm("payments", unwatched, "environments/dev.yaml", release="other")
+
+
+def test_one_release_of_a_cluster_brings_the_dashboards() -> None:
+    for platform in ("nonprod", "production"):
+        told_of = yaml.safe_load((CHARTS / "cluster" / "clusters" / f"{platform}.yaml").read_text())
+        brought = [e for e in told_of["environments"] if dashboards(payments(environment=e))]
+        assert len(brought) == 1
+
+
+def test_the_dashboards_are_the_files_and_grafana_finds_them() -> None:
     assert DASHBOARDS
+    manifests = payments()
     for manifest, file in zip(dashboards(manifests), DASHBOARDS, strict=True):
         assert manifest["metadata"]["labels"]["grafana_dashboard"] == "1"
         assert json.loads(manifest["data"][file.name]) == json.loads(file.read_text())
