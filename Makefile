@@ -165,6 +165,9 @@ PROMETHEUS := $(TOOLS)/prometheus@v0.316.0
 # The last version whose module holds its page as built.
 ALERTMANAGER := $(TOOLS)/alertmanager@v0.31.1
 AMTOOL := $(TOOLS)/amtool@v0.31.1
+OPERATOR_VERSION := v0.85.0
+OPERATOR := $(TOOLS)/operator@$(OPERATOR_VERSION)
+RELOADER := $(TOOLS)/prometheus-config-reloader@$(OPERATOR_VERSION)
 
 .PHONY: slos
 slos: $(STAMP) ## Writes the rules of the objectives from charts/payments/monitoring/slos.toml
@@ -185,10 +188,15 @@ IMAGE_LOADER ?= kind load image-archive
 HOST_ADDRESS ?= 172.18.0.1
 export HOST_ADDRESS
 
+# The operator and Prometheus for the cluster, which need nothing beside themselves.
+export MONITORING_IMAGE := payments-monitoring:test
+
 .PHONY: test-cluster
-test-cluster: $(STAMP) $(CHART_STAMP) ## Tests image and chart on the cluster of KUBECONFIG, and writes docs/kubernetes.md (IMAGE_LOADER=, HOST_ADDRESS=)
-	@mkdir -p '$(XDG_CACHE_HOME)'
-	$(DOCKER) save --output '$(XDG_CACHE_HOME)/image.tar' '$(IMAGE)'
+test-cluster: $(STAMP) $(CHART_STAMP) $(OPERATOR) $(RELOADER) $(PROMETHEUS) ## Tests image and chart on the cluster of KUBECONFIG, and writes docs/kubernetes.md (IMAGE_LOADER=, HOST_ADDRESS=)
+	DOCKER_BUILDKIT=1 $(DOCKER) build --tag '$(MONITORING_IMAGE)' --file charts/tests/cluster/Dockerfile \
+	  --build-arg OPERATOR='$(notdir $(OPERATOR))' --build-arg RELOADER='$(notdir $(RELOADER))' \
+	  --build-arg PROMETHEUS='$(notdir $(PROMETHEUS))' '$(TOOLS)'
+	$(DOCKER) save --output '$(XDG_CACHE_HOME)/image.tar' '$(IMAGE)' '$(MONITORING_IMAGE)'
 	$(IMAGE_LOADER) '$(XDG_CACHE_HOME)/image.tar'
 	cd charts && IMAGE='$(IMAGE)' $(BIN)/python -m pytest -s --timeout 900 tests/cluster
 
@@ -278,11 +286,13 @@ $(OASDIFF):
 # Trivy reads JSON with what Go 1.26 still calls an experiment.
 $(TRIVY):
 	@GOEXPERIMENT=jsonv2 pipeline/go-install github.com/aquasecurity/trivy/cmd/trivy $@
-# Without what finds targets in clouds, which is most of it.
+# Of what finds targets in clouds, which is most of it, without all but Kubernetes.
 $(PROMTOOL) $(PROMETHEUS):
-	@TAGS=remove_all_sd pipeline/go-install github.com/prometheus/prometheus/cmd/$(firstword $(subst @, ,$(@F))) $@
+	@TAGS=remove_all_sd,enable_kubernetes_sd pipeline/go-install github.com/prometheus/prometheus/cmd/$(firstword $(subst @, ,$(@F))) $@
 $(ALERTMANAGER) $(AMTOOL):
 	@pipeline/go-install github.com/prometheus/alertmanager/cmd/$(firstword $(subst @, ,$(@F))) $@
+$(OPERATOR) $(RELOADER):
+	@pipeline/go-install github.com/prometheus-operator/prometheus-operator/cmd/$(firstword $(subst @, ,$(@F))) $@
 
 .PHONY: drill
 drill: $(STAMP) $(LOAD_STAMP) $(PROMETHEUS) $(ALERTMANAGER) ## Breaks the service in front of a real Prometheus: each fault must fire its alert (MINUTES=)

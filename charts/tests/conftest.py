@@ -1,6 +1,7 @@
 """What the charts' tests share: charts rendered by Helm, with what AWS would have told them."""
 
 import json
+import os
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -12,6 +13,20 @@ import yaml
 ROOT = Path(__file__).parents[2]
 CHARTS = ROOT / "charts"
 TOOLS = ROOT / ".venv-charts" / "bin"
+
+# Go modules are kept where the rest of what was downloaded is, and can be removed with it.
+GO = {
+    **os.environ,
+    "GOPATH": str(Path(os.environ.get("XDG_CACHE_HOME", ROOT / ".cache")).absolute() / "go"),
+    "GOFLAGS": "-modcacherw",
+}
+
+# Module, version and hash of the operator whose kinds the chart makes; the cluster's tests run it.
+PROMETHEUS_OPERATOR = (
+    "github.com/prometheus-operator/prometheus-operator",
+    "v0.85.0",
+    "h1:M5xLCLEoaW2IJfnuCwFzzpL+jSVQu3KGT84Pye+fW8s=",
+)
 
 ENVIRONMENTS = ("dev", "staging", "production")
 CLUSTERS = ("nonprod", "production")
@@ -35,6 +50,21 @@ def outputs(place: str) -> Manifest:
     """
     found: Manifest = yaml.safe_load((CHARTS / "tests" / "outputs" / f"{place}.yaml").read_text())
     return found
+
+
+def go_module(module: str, version: str, digest: str) -> Path:
+    """Returns the folder of a Go module, which is downloaded if it is not there."""
+    answer = subprocess.run(
+        ["go", "mod", "download", "-json", f"{module}@{version}"],
+        cwd="/",
+        env=GO,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = json.loads(answer.stdout)
+    assert found["Sum"] == digest, f"{module} is not what it was"
+    return Path(found["Dir"])
 
 
 class Refused(Exception):

@@ -1,7 +1,5 @@
 """Every manifest is one that Kubernetes 1.36 and the operators accept, field by field."""
 
-import json
-import os
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -14,9 +12,11 @@ import yaml
 from tests.conftest import (
     CLUSTERS,
     ENVIRONMENTS,
+    PROMETHEUS_OPERATOR,
     ROOT,
     TOOLS,
     cluster,
+    go_module,
     payments,
 )
 from tests.test_ingress import GATEWAY
@@ -39,24 +39,13 @@ DEFINITIONS = {
         "pkg/apis/crds/karpenter.sh_nodepools.yaml",
     ),
     "PrometheusRule": (
-        "github.com/prometheus-operator/prometheus-operator",
-        "v0.85.0",
-        "h1:M5xLCLEoaW2IJfnuCwFzzpL+jSVQu3KGT84Pye+fW8s=",
+        *PROMETHEUS_OPERATOR,
         "example/prometheus-operator-crd/monitoring.coreos.com_prometheusrules.yaml",
     ),
     "ServiceMonitor": (
-        "github.com/prometheus-operator/prometheus-operator",
-        "v0.85.0",
-        "h1:M5xLCLEoaW2IJfnuCwFzzpL+jSVQu3KGT84Pye+fW8s=",
+        *PROMETHEUS_OPERATOR,
         "example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml",
     ),
-}
-
-# Modules are kept where the rest of what was downloaded is, and can be removed with it.
-GO = {
-    **os.environ,
-    "GOPATH": str(Path(os.environ.get("XDG_CACHE_HOME", ROOT / ".cache")).absolute() / "go"),
-    "GOFLAGS": "-modcacherw",
 }
 
 # EKS publishes no definition of its kinds; test_cluster.py holds their fields.
@@ -100,21 +89,16 @@ def test_a_wrong_field_is_found() -> None:
         jsonschema.validate(wrong, strict(definition("ServiceMonitor", monitor["apiVersion"])))
 
 
+def test_the_operator_that_the_clusters_tests_run_is_that_of_the_definitions() -> None:
+    _, version, _ = PROMETHEUS_OPERATOR
+    assert f"\nOPERATOR_VERSION := {version}\n" in (ROOT / "Makefile").read_text()
+
+
 @cache
 def definition(kind: str, api_version: str) -> Any:
     """Returns the schema of a kind from its operator's own definition of it."""
     module, version, digest, path = DEFINITIONS[kind]
-    answer = subprocess.run(
-        ["go", "mod", "download", "-json", f"{module}@{version}"],
-        cwd="/",
-        env=GO,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    found = json.loads(answer.stdout)
-    assert found["Sum"] == digest, f"{module} is not what it was"
-    crd = yaml.safe_load(Path(found["Dir"], path).read_text())
+    crd = yaml.safe_load((go_module(module, version, digest) / path).read_text())
     (served,) = [v for v in crd["spec"]["versions"] if v["name"] == api_version.split("/")[1]]
     return served["schema"]["openAPIV3Schema"]
 

@@ -1,14 +1,16 @@
 """What the tests on a cluster share: a namespace of their own, a database outside, and the chart.
 
 Settings are environment variables:
-    KUBECONFIG     the cluster; its user must be its administrator
-    IMAGE          the service's image, as the nodes know it
-    HOST_ADDRESS   this machine's address as pods see it, where PostgreSQL then listens
+    KUBECONFIG        the cluster; its user must be its administrator
+    IMAGE             the service's image, as the nodes know it
+    MONITORING_IMAGE  the Prometheus Operator's and Prometheus', of the Dockerfile beside this file
+    HOST_ADDRESS      this machine's address as pods see it, where PostgreSQL then listens
 """
 
 import asyncio
 import json
 import os
+import re
 import secrets
 import socket
 import subprocess
@@ -16,20 +18,35 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import asyncpg
 import pytest
+import yaml
 from laptop.postgres import Cluster as PostgreSQL
 
 from payments import auth, migrate
-from tests.conftest import CHARTS, ROOT, TOOLS, Manifest, merge
+from tests.conftest import (
+    CHARTS,
+    PROMETHEUS_OPERATOR,
+    ROOT,
+    TOOLS,
+    Manifest,
+    go_module,
+    merge,
+)
 
 IMAGE = os.environ.get("IMAGE", "payments:test")
+MONITORING_IMAGE = os.environ.get("MONITORING_IMAGE", "payments-monitoring:test")
 HOST_ADDRESS = os.environ.get("HOST_ADDRESS", "172.18.0.1")  # the bridge of kind's network
 
 NAMESPACE = "payments-dev"
+MONITORING = "monitoring"  # the namespace whose pods may scrape
 NODE_NAMESPACE = "payments-test-node"  # for the one pod that may do anything to its node
 OURS = "payments-test"  # the label of what these tests made
+
+# Millicores: two cores have room for two releases, the load, and the pods that come and go.
+CPU_REQUEST = 150
 
 DOCUMENT = ROOT / "docs" / "kubernetes.md"
 
@@ -285,16 +302,17 @@ def _remove(*options: str) -> None:
     """Removes what these tests made, now or in a run that was broken off.
 
     Raises:
-        RuntimeError: the namespace is somebody else's.
+        RuntimeError: a namespace is somebody else's.
     """
-    labels = kubectl(
-        "get", "namespace", NAMESPACE, "--ignore-not-found", "--output=jsonpath={.metadata.labels}"
-    )
-    if labels and OURS not in json.loads(labels):
-        raise RuntimeError(
-            f"the cluster has a namespace {NAMESPACE} that these tests did not make: they want a"
-            " cluster without one, because they break what runs in it"
+    for name in (NAMESPACE, MONITORING):
+        labels = kubectl(
+            "get", "namespace", name, "--ignore-not-found", "--output=jsonpath={.metadata.labels}"
         )
+        if labels and OURS not in json.loads(labels):
+            raise RuntimeError(
+                f"the cluster has a namespace {name} that these tests did not make: they want a"
+                " cluster without one, because they break what runs in it"
+            )
     run(
         "helm",
         "uninstall",
@@ -303,9 +321,93 @@ def _remove(*options: str) -> None:
         "--ignore-not-found",
         "--wait",
     )
-    kubectl("delete", "namespace", NAMESPACE, NODE_NAMESPACE, "--ignore-not-found", *options)
+    kubectl(
+        "delete", "namespace", NAMESPACE, MONITORING, NODE_NAMESPACE, "--ignore-not-found", *options
+    )
+    # What the operator is, outside its namespace.
+    kinds = "customresourcedefinitions,clusterroles,clusterrolebindings"
+    kubectl("delete", kinds, f"--selector={OURS}", *options)
     # A drain that was broken off leaves its node closed.
     kubectl("uncordon", f"--selector={OURS}=drained")
+
+
+class Prometheus:
+    """The Prometheus of the cluster, over its HTTP API, to which the API server leads."""
+
+    def get(self, path: str, **parameters: str) -> Any:
+        """Returns the data of an answer."""
+        service = f"/api/v1/namespaces/{MONITORING}/services/prometheus-operated:web"
+        address = f"{service}/proxy/api/v1/{path}?{urlencode(parameters)}"
+        return json.loads(run("kubectl", "get", "--raw", address))["data"]
+
+    def query(self, promql: str) -> list[tuple[dict[str, str], float]]:
+        """Returns the series that a query gives now, each with its labels and its value."""
+        result = self.get("query", query=promql)["result"]
+        return [(series["metric"], float(series["value"][1])) for series in result]
+
+
+def prometheus_spec() -> Manifest:
+    """Returns what kube-prometheus-stack makes of our values for it, the volume left out."""
+    file = CHARTS / "cluster" / "monitoring" / "kube-prometheus-stack.yaml"
+    spec: Manifest = yaml.safe_load(file.read_text())["prometheus"]["prometheusSpec"]
+    del spec["storageSpec"]
+    for kind in ("serviceMonitor", "rule"):
+        # As that chart has it, unless it is told otherwise: of its own release alone.
+        of_its_own = spec.pop(f"{kind}SelectorNilUsesHelmValues", True)
+        labels = {"matchLabels": {"release": "kube-prometheus-stack"}}
+        spec[f"{kind}Selector"] = labels if of_its_own else {}
+        spec[f"{kind}NamespaceSelector"] = {}
+    return spec
+
+
+@pytest.fixture(scope="session")
+def prometheus(namespace: None) -> Prometheus:
+    """The Prometheus Operator as its module installs it, and a Prometheus of our values."""
+    module = go_module(*PROMETHEUS_OPERATOR)
+    files = [
+        module / "bundle.yaml",
+        *(module / "example/rbac/prometheus").glob("prometheus-*.yaml"),
+    ]
+    manifests = "\n---\n".join(file.read_text() for file in files)
+    manifests = manifests.replace("namespace: default", f"namespace: {MONITORING}")
+    # Where it writes down the kubelets; here that goes with the namespace.
+    manifests = manifests.replace("kube-system/kubelet", f"{MONITORING}/kubelet")
+    manifests = re.sub(r"quay\.io/prometheus-operator/\S+", MONITORING_IMAGE, manifests)
+
+    apply(
+        {
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {"name": MONITORING, "labels": {OURS: "true"}},
+        }
+    )
+    # By the server: a definition is larger than the annotation that kubectl would keep it in.
+    kubectl("apply", "--server-side", "--filename=-", given=manifests, namespace=MONITORING)
+    kubectl("label", "--filename=-", f"{OURS}=true", given=manifests, namespace=MONITORING)
+    kinds = ("customresourcedefinitions", f"--selector={OURS}")
+    kubectl("wait", "--for=condition=Established", *kinds, "--timeout=60s")
+    apply(
+        {
+            "apiVersion": "monitoring.coreos.com/v1",
+            "kind": "Prometheus",
+            "metadata": {"name": "prometheus"},
+            "spec": {
+                **prometheus_spec(),
+                "image": MONITORING_IMAGE,
+                "containers": [{"name": "prometheus", "command": ["/bin/prometheus"]}],
+                "serviceAccountName": "prometheus",
+            },
+        },
+        namespace=MONITORING,
+    )
+    kubectl(
+        "wait",
+        "--for=condition=Available",
+        "prometheus/prometheus",
+        f"--timeout={PATIENCE_SECONDS}s",
+        namespace=MONITORING,
+    )
+    return Prometheus()
 
 
 class Release:
@@ -318,8 +420,7 @@ class Release:
             "image": {"repository": repository, "tag": tag},
             "autoscaling": {"enabled": False},
             "replicas": 2,
-            # Two cores have room for two releases, the load, and the pods that come and go.
-            "resources": {"requests": {"cpu": "150m"}},
+            "resources": {"requests": {"cpu": f"{CPU_REQUEST}m"}},
             "database": {
                 "authentication": "secret",
                 "secrets": {"api": "api", "migrator": "migrator"},
@@ -329,6 +430,8 @@ class Release:
                 "clients": [{"podSelector": {"matchLabels": {OURS: "client"}}}],
                 "database": [{"ipBlock": {"cidr": f"{HOST_ADDRESS}/32"}}],
             },
+            # Rules and dashboards are for a release of this name alone.
+            "monitoring": {"enabled": name == "payments"},
         }
 
     def upgrade(
@@ -364,16 +467,21 @@ class Release:
 
 
 @pytest.fixture(scope="session")
-def release(database: Database) -> Release:
-    """The release; the first test installs it."""
+def release(database: Database, prometheus: Prometheus) -> Release:
+    """The release, in a cluster that has the operator's kinds; the first test installs it."""
     return Release(database)
+
+
+def pods_of(component: str) -> list[Any]:
+    """Returns the pods of a component of the release, without those that end."""
+    selector = f"app.kubernetes.io/instance=payments,app.kubernetes.io/component={component}"
+    pods: list[Any] = get("pods", f"--selector={selector}")["items"]
+    return [p for p in pods if "deletionTimestamp" not in p["metadata"]]
 
 
 def api_pods() -> list[Any]:
     """Returns the API's pods, without those that end."""
-    selector = "app.kubernetes.io/instance=payments,app.kubernetes.io/component=api"
-    pods: list[Any] = get("pods", f"--selector={selector}")["items"]
-    return [p for p in pods if "deletionTimestamp" not in p["metadata"]]
+    return pods_of("api")
 
 
 def is_ready(found: Manifest) -> bool:
