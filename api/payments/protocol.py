@@ -1,6 +1,7 @@
 """The HTTP protocol: uvicorn's, with a limit on everything that a client can do to a connection."""
 
 import asyncio
+import contextvars
 import logging
 from itertools import chain
 from typing import Any, ClassVar, cast
@@ -251,7 +252,10 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         metrics.refusals.labels(problem.reason).inc()
-        telemetry.observe(metrics.OTHER_METHOD, "", problem.status, 0.0, None)
+        # Outside the request before it, at whose end this may be, so not under its id.
+        contextvars.Context().run(
+            telemetry.observe, metrics.OTHER_METHOD, "", problem.status, 0.0, None
+        )
         body = problem.body()
         own = {
             **problem.headers,

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.conftest import Api, Database, client, serve_process, waits_for_a_lock
@@ -77,3 +78,19 @@ async def test_the_level_holds_for_requests_too(database: Database, tmp_path: Pa
         database, tmp_path / "log", {"PAYMENTS_LOG_LEVEL": "ERROR"}, ["/livez"]
     )
     assert [line["request_id"] for line in lines] == ["failed"]
+
+
+async def test_what_is_refused_unread_has_not_the_id_of_the_request_before_it(
+    database: Database, tmp_path: Path
+) -> None:
+    file = tmp_path / "log"
+    with file.open("wb") as log:
+        async with serve_process(database, stdout=log) as (url, _, _):
+            reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(url).port)
+            first = b"GET /nowhere HTTP/1.1\r\nHost: a\r\nX-Request-Id: first\r\n\r\n"
+            writer.write(first + b"garbage\r\n")
+            answers = await reader.read()
+            writer.close()
+    assert answers.count(b"HTTP/1.1 ") == 2
+    lines = [(line["request_id"], line["status"]) for line in read(file)]
+    assert lines[-2:] == [(None, 400), ("first", 404)]
