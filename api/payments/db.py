@@ -99,6 +99,8 @@ class Database:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._password = iam.password(settings.database_url, settings.database_iam_region)
+        # asyncpg's own queue sends whom a newcomer has overtaken back to its end, again and again.
+        self._turns = asyncio.Semaphore(settings.pool_size)
 
     async def open(self) -> None:
         """Makes the pool; asks nothing of the database yet."""
@@ -166,7 +168,12 @@ class Database:
                 await self._pool.expire_connections()
                 raise
             finally:
-                await self._pool.release(connection, timeout=self._settings.acquire_timeout_seconds)
+                try:
+                    await self._pool.release(
+                        connection, timeout=self._settings.acquire_timeout_seconds
+                    )
+                finally:
+                    self._turns.release()
         except asyncpg.LockNotAvailableError:
             raise  # It can be about one row of a batch, that then tries the others alone.
         except UNAVAILABLE as error:
@@ -179,7 +186,13 @@ class Database:
         asked = time.perf_counter()
         metrics.Active.waits += 1
         try:
-            return await self._pool.acquire(timeout=self._settings.acquire_timeout_seconds)
+            async with asyncio.timeout(self._settings.acquire_timeout_seconds):
+                await self._turns.acquire()
+                try:
+                    return await self._pool.acquire()
+                except BaseException:
+                    self._turns.release()
+                    raise
         except TimeoutError:
             metrics.connection_timeouts.inc()
             raise
