@@ -161,7 +161,8 @@ dashboards: $(STAMP) ## Writes Grafana's dashboards from charts/dashboards.py
 # Programs from Go modules are built once, and kept where the rest of what was downloaded is.
 TOOLS := $(XDG_CACHE_HOME)/go-programs
 PROMTOOL := $(TOOLS)/promtool@v0.316.0
-PROMETHEUS := $(TOOLS)/prometheus@v0.316.0
+# Apart from one that finds nothing in Kubernetes, as this was once built.
+PROMETHEUS := $(TOOLS)/kubernetes/prometheus@v0.316.0
 # The last version whose module holds its page as built.
 ALERTMANAGER := $(TOOLS)/alertmanager@v0.31.1
 AMTOOL := $(TOOLS)/amtool@v0.31.1
@@ -195,7 +196,7 @@ export MONITORING_IMAGE := payments-monitoring:test
 test-cluster: $(STAMP) $(CHART_STAMP) $(OPERATOR) $(RELOADER) $(PROMETHEUS) ## Tests image and chart on the cluster of KUBECONFIG, and writes docs/kubernetes.md (IMAGE_LOADER=, HOST_ADDRESS=)
 	DOCKER_BUILDKIT=1 $(DOCKER) build --tag '$(MONITORING_IMAGE)' --file charts/tests/cluster/Dockerfile \
 	  --build-arg OPERATOR='$(notdir $(OPERATOR))' --build-arg RELOADER='$(notdir $(RELOADER))' \
-	  --build-arg PROMETHEUS='$(notdir $(PROMETHEUS))' '$(TOOLS)'
+	  --build-arg PROMETHEUS='$(PROMETHEUS:$(TOOLS)/%=%)' '$(TOOLS)'
 	$(DOCKER) save --output '$(XDG_CACHE_HOME)/image.tar' '$(IMAGE)' '$(MONITORING_IMAGE)'
 	$(IMAGE_LOADER) '$(XDG_CACHE_HOME)/image.tar'
 	cd charts && IMAGE='$(IMAGE)' $(BIN)/python -m pytest -s --timeout 900 tests/cluster
