@@ -66,11 +66,11 @@ def main() -> int:
             idle = {server.name: usage([server.pid]).rss_bytes for server in servers}
             for server in servers:
                 _fill(server)
-            samples = _measure(cluster, servers, KINDS[:2] if check else KINDS)
+            samples, yardstick = _measure(cluster, servers, KINDS[:2] if check else KINDS)
             results = _results(servers, idle, samples)
             if check:
                 return _compare(results, json.loads(RESULTS.read_text()))
-            results["pgbench_rate"] = _yardstick(cluster)
+            results["pgbench_rate"] = statistics.median(yardstick)
             pair = servers[:2]
             results["latency"] = [
                 point
@@ -128,9 +128,14 @@ def _fill(server: Server) -> None:
 
 def _measure(
     cluster: Cluster, servers: list[Server], kinds: tuple[str, ...]
-) -> dict[tuple[str, str], list[Sample]]:
+) -> tuple[dict[tuple[str, str], list[Sample]], list[float]]:
+    """Returns the rounds of each server and kind, and pgbench's rates, a round between them."""
     samples: dict[tuple[str, str], list[Sample]] = {}
+    make_database(cluster, "yardstick")
+    yardstick = []
     for number in range(ROUNDS):
+        yardstick.append(_yardstick(cluster))
+        print(f"round {number + 1}/{ROUNDS}  pgbench  {yardstick[-1]:,.0f} rows/s", flush=True)
         for kind in kinds:
             for server in servers:
                 sample = _round(cluster, server, kind)
@@ -140,7 +145,7 @@ def _measure(
                     f"  {sample.figures.rate:9,.0f} requests/s",
                     flush=True,
                 )
-    return samples
+    return samples, yardstick
 
 
 def _round(cluster: Cluster, server: Server, kind: str) -> Sample:
@@ -156,16 +161,9 @@ def _round(cluster: Cluster, server: Server, kind: str) -> Sample:
 
 
 def _yardstick(cluster: Cluster) -> float:
-    make_database(cluster, "yardstick")
     program = Path(postgres.program("pgbench"))
-    rates = [
-        generators.pgbench(
-            program, cluster.url("yardstick"), CONNECTIONS, round(ROUND_SECONDS)
-        ).rate
-        for _ in range(ROUNDS)
-    ]
-    print(f"pgbench  {statistics.median(rates):,.0f} rows/s", flush=True)
-    return statistics.median(rates)
+    url = cluster.url("yardstick")
+    return generators.pgbench(program, url, CONNECTIONS, round(ROUND_SECONDS)).rate
 
 
 def _results(
@@ -177,12 +175,8 @@ def _results(
         {
             "server": name,
             "kind": kind,
-            "rate": statistics.median(sample.figures.rate for sample in rounds),
+            **generators.median([sample.figures for sample in rounds])._asdict(),
             "rates": [round(sample.figures.rate, 1) for sample in rounds],
-            "p50_ms": statistics.median(sample.figures.p50_ms for sample in rounds),
-            "p99_ms": statistics.median(sample.figures.p99_ms for sample in rounds),
-            "p999_ms": statistics.median(sample.figures.p999_ms for sample in rounds),
-            "failed": sum(sample.figures.failed for sample in rounds),
             "service_us": statistics.median(sample.service_us for sample in rounds),
             "postgresql_us": statistics.median(sample.postgresql_us for sample in rounds),
             "rss_bytes": max(sample.rss_bytes for sample in rounds),

@@ -7,7 +7,8 @@ from servers import Server
 
 # Parts of the most that the server did under wrk.
 LOADS = (0.1, 0.25, 0.5, 0.7, 0.85, 0.95)
-LOAD_SECONDS = 10.0
+LOAD_ROUNDS = 3
+LOAD_SECONDS = 5.0
 CONNECTIONS = (1, 4, 16, 64, 256)
 CONNECTIONS_SECONDS = 4.0
 
@@ -16,7 +17,9 @@ def latency(server: Server, most: float) -> Iterator[dict[str, object]]:
     """Yields a point for each load: what was asked a second, and how long the answers took."""
     for part in LOADS:
         rate = round(most * part)
-        figures = generators.vegeta([server], rate, LOAD_SECONDS)
+        figures = generators.median(
+            [generators.vegeta([server], rate, LOAD_SECONDS) for _ in range(LOAD_ROUNDS)]
+        )
         print(
             f"open model  {server.name:18}  {rate:6,} requests/s"
             f"  p50 {figures.p50_ms:.1f} ms  p99 {figures.p99_ms:.1f} ms",

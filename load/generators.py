@@ -52,6 +52,13 @@ class Figures(NamedTuple):
     requests: int
 
 
+def median(rounds: Sequence[Figures]) -> Figures:
+    """Returns the medians of some rounds; what failed, and what was asked, is of all of them."""
+    middle = Figures(*map(statistics.median, zip(*rounds, strict=True)))
+    failed, requests = (sum(getattr(r, name) for r in rounds) for name in ("failed", "requests"))
+    return middle._replace(failed=failed, requests=requests)
+
+
 def pin() -> None:
     """Keeps this process, and the servers it starts, off the cores of those that ask."""
     os.sched_setaffinity(0, set(CORES) - set(ASKING))
