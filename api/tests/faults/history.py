@@ -5,6 +5,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -60,7 +61,7 @@ class Change(Operation):
 
     kind: Literal["consume", "delete"] = "consume"
     id: int = 0
-    updated_at: str | None = None  # as the answer says
+    updated_at: datetime | None = None  # as the answer says
     gone: bool = False  # somebody has deleted it: whether it was consumed before is not told
 
 
@@ -124,7 +125,7 @@ ROWS = """
 SELECT
   id, status::text, payment::text, idempotency_key,
   (data ->> 'operation')::bigint AS operation,
-  to_char(updated_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS updated_at,
+  updated_at,
   extract(epoch FROM created_at)::float AS created_at, created_by,
   extract(epoch FROM consumed_at)::float AS consumed_at, consumed_by,
   extract(epoch FROM deleted_at)::float AS deleted_at, deleted_by
@@ -198,7 +199,7 @@ def _compare_changes(
     if kind == "consume" and row["deleted_at"] is None:
         times.add(row["updated_at"])
     if acknowledged and len(times) > 1:
-        history.violate("doubled", f"{name} at {sorted(times)}")
+        history.violate("doubled", f"{name} at {sorted(map(str, times))}")
 
 
 def _check_evidence(

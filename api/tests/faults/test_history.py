@@ -1,12 +1,15 @@
 """The reckoning itself: each kind of difference between history and rows is seen for what it is."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.faults.history import Change, Creation, History, Kind, compare, lost_before
+
+THEN = datetime(2026, 11, 26, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -21,7 +24,7 @@ def _made(history: History) -> tuple[Creation, Change, Change, dict[str, Any]]:
     creation = history.create("shop", "1.00", "key")
     creation.began, creation.acknowledged, creation.id = 10, 12, 1
     consumption = history.change("till", "consume", 1)
-    consumption.began, consumption.acknowledged, consumption.updated_at = 20, 22, "then"
+    consumption.began, consumption.acknowledged, consumption.updated_at = 20, 22, THEN
     deletion = history.change("shop", "delete", 1)
     deletion.began, deletion.acknowledged = 30, 32
     row = {
@@ -30,7 +33,7 @@ def _made(history: History) -> tuple[Creation, Change, Change, dict[str, Any]]:
         "status": "consumed",
         "payment": "1.00",
         "idempotency_key": "key",
-        "updated_at": "later",
+        "updated_at": THEN + timedelta(seconds=10),
         "created_at": 11,
         "created_by": "shop",
         "consumed_at": 21,
@@ -92,7 +95,8 @@ def test_two_rows_of_one_creation(history: History) -> None:
 def test_consumed_at_two_times(history: History) -> None:
     _, consumption, _, row = _made(history)
     other = history.change("till", "consume", 1)
-    other.began, other.acknowledged, other.updated_at = consumption.began, 23, "another time"
+    other.began, other.acknowledged = consumption.began, 23
+    other.updated_at = THEN + timedelta(seconds=1)
     compare(history, [row])
     assert [violation.kind for violation in history.violations] == ["doubled"]
 

@@ -5,6 +5,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 
 from tests.faults.client import Answer, Connection, Hangs, NotSent, Unanswered
 from tests.faults.history import Change, Creation, History, Operation
@@ -205,7 +206,7 @@ class _Caller:
             body = json.loads(answer.body)
             if body["status"] != "consumed":
                 self._history.violate("wrong answer", f"{name}: {answer.body!r}")
-            change.updated_at = body["updated_at"]
+            change.updated_at = datetime.fromisoformat(body["updated_at"])
         elif change.kind == "delete" and answer.status == 204:
             pass
         elif answer.status == 404 and change.kind == "consume" and deleted:
