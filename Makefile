@@ -287,7 +287,7 @@ $(OASDIFF):
 # Trivy reads JSON with what Go 1.26 still calls an experiment.
 $(TRIVY):
 	@GOEXPERIMENT=jsonv2 pipeline/go-install github.com/aquasecurity/trivy/cmd/trivy $@
-# Of what finds targets in clouds, which is most of it, without all but Kubernetes.
+# Most of it finds targets in clouds: of that with Kubernetes alone.
 $(PROMTOOL) $(PROMETHEUS):
 	@TAGS=remove_all_sd,enable_kubernetes_sd pipeline/go-install github.com/prometheus/prometheus/cmd/$(firstword $(subst @, ,$(@F))) $@
 $(ALERTMANAGER) $(AMTOOL):
