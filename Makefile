@@ -1,7 +1,7 @@
 # Every verb of this repository; the pipeline calls the same ones. Bare `make` lists them.
 
-SHELL := /bin/bash
-.SHELLFLAGS := -euo pipefail -c
+# GNU Make 3.81, which macOS has, knows no .SHELLFLAGS; it takes options here.
+SHELL := /bin/bash -euo pipefail
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
@@ -10,36 +10,50 @@ MAKEFLAGS += --no-print-directory
 PORT ?= 8000
 METRICS_PORT ?= 9464
 
+# The interpreter of the environments: the newest on the PATH, until one is named.
+PYTHON ?=
+export PYTHON
+
 # Nothing is written outside the checkout, unless the caller names a cache to share.
 export XDG_CACHE_HOME ?= $(CURDIR)/.cache
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONUNBUFFERED := 1
+# Tests start programs a hundred times: none should compile its modules again.
+unexport PYTHONDONTWRITEBYTECODE
 
-# Tools are called from api/, where their settings are.
-BIN := ../.venv/bin
-LOCKS := api/requirements.lock api/requirements-dev.lock
+# $(call environment,FOLDER,LOCKS [PROJECT]): its file `installed` names the checkout and the
+# interpreter. A virtual environment has its own path in its scripts, so that a copied or moved checkout
+# needs another one.
+define environment
+ifneq (,$(filter-out $(shell cat $(1)/installed 2>/dev/null),$(CURDIR) $(PYTHON)))
+.PHONY: $(1)/installed
+endif
+$(1)/installed: $(filter %.lock,$(2))
+	@python3 pipeline/install.py $(1) $(2)
+endef
+
+# The service, and what tests it.
+$(eval $(call environment,.venv,api/requirements-dev.lock api))
 STAMP := .venv/installed
-# What is compared with the service has an environment of its own: it must not reach the service's.
-LOAD_BIN := ../.venv-load/bin
+BIN := $(CURDIR)/.venv/bin
+
+# What the service is compared with: it must not reach the service's own environment.
+$(eval $(call environment,.venv-load,load/requirements.lock))
 LOAD_STAMP := .venv-load/installed
+LOAD_BIN := $(CURDIR)/.venv-load/bin
 
-# A virtual environment has its own path in its scripts: in a copied or moved checkout it is made anew.
-ifneq ($(CURDIR),$(shell cat $(STAMP) 2>/dev/null))
-.PHONY: $(STAMP)
-endif
-ifneq ($(CURDIR),$(shell cat $(LOAD_STAMP) 2>/dev/null))
-.PHONY: $(LOAD_STAMP)
-endif
+# What tests the charts and Terraform.
+$(eval $(call environment,.venv-tools,pipeline/tools.lock terraform/testkit/requirements-bare.lock))
+TOOLS_STAMP := .venv-tools/installed
+TOOLS_BIN := $(CURDIR)/.venv-tools/bin
 
-# The same for the programs that the charts' tests call.
-CHART_STAMP := .venv-charts/installed
-ifneq ($(CURDIR),$(shell cat $(CHART_STAMP) 2>/dev/null))
-.PHONY: $(CHART_STAMP)
-endif
-INFRA_STAMP := .venv-infra/installed
-ifneq ($(CURDIR),$(shell cat $(INFRA_STAMP) 2>/dev/null))
-.PHONY: $(INFRA_STAMP)
-endif
+# Two programs that the pipeline runs beside credentials, and nothing else.
+$(eval $(call environment,.venv-pipeline,pipeline/requirements.lock))
+PIPELINE_STAMP := .venv-pipeline/installed
+PIPELINE_BIN := $(CURDIR)/.venv-pipeline/bin
+
+# Programs from Go modules are built once, and kept where the rest of what was downloaded is.
+GO_PROGRAMS := $(XDG_CACHE_HOME)/go-programs
 
 .PHONY: help
 help: ## Lists the verbs
@@ -48,14 +62,8 @@ help: ## Lists the verbs
 .PHONY: setup
 setup: $(STAMP) ## Installs everything into .venv, from the lock files, with hashes checked
 
-$(STAMP): $(LOCKS)
-	@api/laptop/install $@ api/requirements-dev.lock api
-
 .PHONY: load-setup
 load-setup: $(LOAD_STAMP) ## Installs what the load tests compare the service with into .venv-load
-
-$(LOAD_STAMP): load/requirements.lock
-	@api/laptop/install $@ $<
 
 # The launcher ends with make, however make ends.
 DIE_WITH_MAKE := $(if $(shell command -v setpriv),setpriv --pdeathsig TERM)
@@ -75,25 +83,26 @@ import: $(STAMP) ## Imports the old system's payments into a running `make run` 
 	@PYTHONPATH=api .venv/bin/python -m laptop.database import --from "$$FROM" \
 	  --report .data/import-report.csv $(IMPORT_FLAGS)
 
+# Three tiers: `test`, `test-all`, and .ci/run, which adds the drill, the benchmark and the cluster. What
+# is marked slow in a suite, or needs more than Python's packages, is in the second.
 .PHONY: test
-test: system-packages lint types migrations-lint image-lint workflows contract unit faults compat charts monitoring infra-test docs ## Checks everything: style, types, migrations, all tests
+test: lint types migrations-lint image-lint unit charts infra-test docs ## What an author runs before a pull request: no Go, no Docker, no browser (4 minutes)
+
+.PHONY: test-all
+test-all: test unit-slow faults charts-slow monitoring infra-slow peers-test workflows contract compat image image-test sbom reproducible ## Everything that needs no cluster (20 minutes)
 
 .PHONY: lint
 lint: $(STAMP) ## Checks the style (ruff)
-	cd api && $(BIN)/ruff check . ../load && $(BIN)/ruff format --check . ../load
-	cd charts && $(BIN)/ruff check && $(BIN)/ruff format --check
+	$(BIN)/ruff check && $(BIN)/ruff format --check
 
 .PHONY: format
 format: $(STAMP) ## Brings the code into the style (ruff)
-	cd api && $(BIN)/ruff check --fix . ../load && $(BIN)/ruff format . ../load
-	cd charts && $(BIN)/ruff check --fix && $(BIN)/ruff format
-	cd docs && $(BIN)/ruff check --fix && $(BIN)/ruff format
-	cd pipeline && $(BIN)/ruff check --fix && $(BIN)/ruff format
+	$(BIN)/ruff check --fix && $(BIN)/ruff format
 
 .PHONY: types
-types: $(STAMP) ## Checks the types (mypy, strict)
-	cd api && $(BIN)/mypy
-	cd charts && $(BIN)/mypy
+types: $(STAMP) $(TOOLS_STAMP) ## Checks the types (mypy, strict)
+	for folder in api charts docs pipeline; do (cd $$folder && $(BIN)/mypy); done
+	cd terraform/testkit && $(TOOLS_BIN)/mypy
 
 .PHONY: migrations-lint
 migrations-lint: $(STAMP) ## Checks that migrations are safe on a live database (squawk)
@@ -124,13 +133,28 @@ bench-check: $(STAMP) $(LOAD_STAMP) ## Fails when the service has lost its dista
 # A browser writes into its user's home directory.
 BROWSER_HOME := $(XDG_CACHE_HOME)/home
 
-# Two workers are what the smallest machine of the pipeline has cores for.
+# Two cores have room for four workers: much of a test is waiting. Its branch coverage is printed once
+# the slow tests have run too.
+UNIT = cd api && HOME='$(BROWSER_HOME)' $(BIN)/coverage run -m pytest -n 4 --ignore tests/faults
+
 .PHONY: unit
-unit: $(STAMP) ## Runs the test suite on a real PostgreSQL and prints the branch coverage
-	cd api && $(BIN)/coverage erase
+unit: $(STAMP) ## Runs the service's suite on a real PostgreSQL
 	@mkdir -p '$(BROWSER_HOME)'
-	cd api && HOME='$(BROWSER_HOME)' $(BIN)/coverage run -m pytest -n 2 --ignore tests/faults
+	cd api && $(BIN)/coverage erase
+	$(UNIT) -m 'not slow'
+
+.PHONY: unit-slow
+unit-slow: system-packages $(STAMP) ## The rest of the suite: browser, load, cut-over, local server; then the branch coverage
+	@mkdir -p '$(BROWSER_HOME)'
+	$(UNIT) -m slow
 	cd api && $(BIN)/coverage combine --quiet && $(BIN)/coverage report
+
+# Those that are not on the PATH are left out.
+.PHONY: unit-pythons
+unit-pythons: ## Runs the service's suite on each Python, from the oldest supported on, that the PATH has
+	for python in python3.11 python3.12 python3.13 python3.14; do \
+	  if $$python -c '' 2>/dev/null; then $(MAKE) unit PYTHON=$$python; fi; \
+	done
 
 .PHONY: pooler-test
 pooler-test: system-packages $(STAMP) ## Runs the test suite with PgBouncer in transaction mode before the database
@@ -147,28 +171,27 @@ faults: $(STAMP) ## Kills and cuts off servers and PostgreSQL under load: nothin
 faults-long: system-packages $(STAMP) ## The same with more of everything, and more faults; writes docs/reliability.md (20 minutes; SEED=)
 	$(FAULTS) --long
 
-$(CHART_STAMP): $(STAMP) charts/tests/requirements.lock charts/tests/clients.lock
-	@charts/tests/install $@
-
 .PHONY: charts
-charts: $(STAMP) $(CHART_STAMP) ## Tests the charts as Helm renders them, without a cluster
-	cd charts && $(BIN)/python -m pytest -n 2
+charts: $(STAMP) $(TOOLS_STAMP) clients ## Tests the charts as Helm renders them, without a cluster
+	cd charts && $(BIN)/python -m pytest -n 2 -m 'not slow'
+
+.PHONY: charts-slow
+charts-slow: $(STAMP) $(TOOLS_STAMP) clients ## The rest of these: schemas, checkov, Helm 3
+	cd charts && $(BIN)/python -m pytest -n 2 -m slow
 
 .PHONY: dashboards
 dashboards: $(STAMP) ## Writes Grafana's dashboards from charts/dashboards.py
 	cd charts && $(BIN)/python dashboards.py
 
-# Programs from Go modules are built once, and kept where the rest of what was downloaded is.
-TOOLS := $(XDG_CACHE_HOME)/go-programs
-PROMTOOL := $(TOOLS)/promtool@v0.316.0
+PROMTOOL := $(GO_PROGRAMS)/promtool@v0.316.0
 # Apart from one that finds nothing in Kubernetes, as this was once built.
-PROMETHEUS := $(TOOLS)/kubernetes/prometheus@v0.316.0
+PROMETHEUS := $(GO_PROGRAMS)/kubernetes/prometheus@v0.316.0
 # The last version whose module holds its page as built.
-ALERTMANAGER := $(TOOLS)/alertmanager@v0.31.1
-AMTOOL := $(TOOLS)/amtool@v0.31.1
+ALERTMANAGER := $(GO_PROGRAMS)/alertmanager@v0.31.1
+AMTOOL := $(GO_PROGRAMS)/amtool@v0.31.1
 OPERATOR_VERSION := v0.85.0
-OPERATOR := $(TOOLS)/operator@$(OPERATOR_VERSION)
-RELOADER := $(TOOLS)/prometheus-config-reloader@$(OPERATOR_VERSION)
+OPERATOR := $(GO_PROGRAMS)/operator@$(OPERATOR_VERSION)
+RELOADER := $(GO_PROGRAMS)/prometheus-config-reloader@$(OPERATOR_VERSION)
 
 .PHONY: slos
 slos: $(STAMP) ## Writes the rules of the objectives from charts/payments/monitoring/slos.toml
@@ -180,7 +203,6 @@ monitoring: $(STAMP) $(PROMTOOL) $(AMTOOL) ## Tests the alerts and whom they rea
 
 .PHONY: docs
 docs: $(STAMP) clients ## Tests the documents: links, names, tables, and the commands that can run here
-	cd docs && $(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy
 	cd docs && $(BIN)/python -m pytest
 
 # What puts an image archive on the cluster's nodes.
@@ -193,10 +215,10 @@ export HOST_ADDRESS
 export MONITORING_IMAGE := payments-monitoring:test
 
 .PHONY: test-cluster
-test-cluster: $(STAMP) $(CHART_STAMP) $(OPERATOR) $(RELOADER) $(PROMETHEUS) ## Tests image and chart on the cluster of KUBECONFIG, and writes docs/kubernetes.md (IMAGE_LOADER=, HOST_ADDRESS=)
+test-cluster: $(STAMP) $(TOOLS_STAMP) clients $(OPERATOR) $(RELOADER) $(PROMETHEUS) ## Tests image and chart on the cluster of KUBECONFIG, and writes docs/kubernetes.md (IMAGE_LOADER=, HOST_ADDRESS=)
 	DOCKER_BUILDKIT=1 $(DOCKER) build --tag '$(MONITORING_IMAGE)' --file charts/tests/cluster/Dockerfile \
 	  --build-arg OPERATOR='$(notdir $(OPERATOR))' --build-arg RELOADER='$(notdir $(RELOADER))' \
-	  --build-arg PROMETHEUS='$(PROMETHEUS:$(TOOLS)/%=%)' '$(TOOLS)'
+	  --build-arg PROMETHEUS='$(PROMETHEUS:$(GO_PROGRAMS)/%=%)' '$(GO_PROGRAMS)'
 	$(DOCKER) save --output '$(XDG_CACHE_HOME)/image.tar' '$(IMAGE)' '$(MONITORING_IMAGE)'
 	$(IMAGE_LOADER) '$(XDG_CACHE_HOME)/image.tar'
 	cd charts && IMAGE='$(IMAGE)' $(BIN)/python -m pytest -s --timeout 900 tests/cluster
@@ -239,7 +261,7 @@ image: ## Builds the container image (IMAGE=, BASE=, PLATFORMS=, BUILD_FLAGS=, D
 	  $(if $(BASE),--build-arg BASE='$(BASE)') $(if $(PLATFORMS),--platform '$(PLATFORMS)') \
 	  --build-arg VERSION="$$(git describe --tags --always --dirty 2>/dev/null || echo unknown)" \
 	  --build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null || echo unknown)" \
-	  --build-arg CREATED="$$(date --utc --date=@$(GIT_TIME) +%Y-%m-%dT%H:%M:%SZ)" \
+	  --build-arg CREATED="$$(TZ=UTC git log -1 --date=format-local:%Y-%m-%dT%H:%M:%SZ --format=%cd 2>/dev/null || echo 1970-01-01T00:00:00Z)" \
 	  --build-arg SOURCE_DATE_EPOCH=$(GIT_TIME) api
 
 .PHONY: image-test
@@ -251,35 +273,22 @@ image-test: system-packages $(STAMP) ## Tests the image: the suite from outside,
 image-lint: $(STAMP) ## Checks the Dockerfile (hadolint)
 	cd api && $(BIN)/hadolint Dockerfile
 
-# Terraform and what tests it are an environment of their own: they need packages that the service's
-# tests must not see.
-INFRA_BIN := ../../.venv-infra/bin
-INFRA_LOCKS := terraform/testkit/requirements.lock terraform/testkit/requirements-bare.lock
-
-$(INFRA_STAMP): $(INFRA_LOCKS)
-	@api/laptop/install $@ $^
-
 .PHONY: infra-test
-infra-test: $(INFRA_STAMP) ## Tests Terraform without an account: validity, promises, policies, faults, cost
-	cd terraform/testkit && $(INFRA_BIN)/ruff check && $(INFRA_BIN)/ruff format --check && $(INFRA_BIN)/mypy
-	cd terraform/testkit && $(INFRA_BIN)/python -m pytest -n 2
+infra-test: $(TOOLS_STAMP) ## Tests Terraform without an account: validity, promises, policies, faults, cost
+	cd terraform/testkit && $(TOOLS_BIN)/python -m pytest -n 2 -m 'not slow'
+
+.PHONY: infra-slow
+infra-slow: $(TOOLS_STAMP) ## The rest of these: planted faults, simulated lives
+	cd terraform/testkit && $(TOOLS_BIN)/python -m pytest -n 2 -m slow
 
 .PHONY: cost
-cost: $(INFRA_STAMP) ## Writes docs/cost.md from simulated plans; fails above a budget
-	@cd terraform/testkit && PYTHONPATH=.. $(INFRA_BIN)/python -m testkit.cost
+cost: $(TOOLS_STAMP) ## Writes docs/cost.md from simulated plans; fails above a budget
+	@cd terraform/testkit && PYTHONPATH=.. $(TOOLS_BIN)/python -m testkit.cost
 
 # What the pipeline calls, beside the verbs above.
-PIPELINE_STAMP := .venv-pipeline/installed
-PIPELINE_BIN := .venv-pipeline/bin
-ifneq ($(CURDIR),$(shell cat $(PIPELINE_STAMP) 2>/dev/null))
-.PHONY: $(PIPELINE_STAMP)
-endif
-$(PIPELINE_STAMP): pipeline/requirements.lock
-	@api/laptop/install $@ $<
-
-ACTIONLINT := $(TOOLS)/actionlint@v1.7.12
-OASDIFF := $(TOOLS)/oasdiff@v1.36.0
-TRIVY := $(TOOLS)/trivy@v0.74.0
+ACTIONLINT := $(GO_PROGRAMS)/actionlint@v1.7.12
+OASDIFF := $(GO_PROGRAMS)/oasdiff@v1.36.0
+TRIVY := $(GO_PROGRAMS)/trivy@v0.74.0
 $(ACTIONLINT):
 	@pipeline/go-install github.com/rhysd/actionlint/cmd/actionlint $@
 $(OASDIFF):
@@ -304,7 +313,6 @@ drill: $(STAMP) $(LOAD_STAMP) $(PROMETHEUS) $(ALERTMANAGER) ## Breaks the servic
 workflows: $(STAMP) $(PIPELINE_STAMP) $(ACTIONLINT) $(OASDIFF) clients ## Checks the workflows (actionlint, zizmor) and tests what they call
 	$(ACTIONLINT) -shellcheck= -pyflakes=
 	$(PIPELINE_BIN)/zizmor --offline --pedantic --quiet .github
-	cd pipeline && $(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy
 	cd pipeline && OASDIFF='$(OASDIFF)' $(BIN)/python -m pytest -n 2
 
 # The last release, or the commit before this one while there is none. FROM is exported above, and so
@@ -448,11 +456,10 @@ lock: $(STAMP) ## Resolves the dependencies anew and writes all lock files
 	cd api && $(UV_COMPILE) --extra dev -c requirements.lock --output-file requirements-dev.lock pyproject.toml
 	cd api && $(UV_COMPILE) -c requirements-dev.lock --output-file ../load/requirements.lock \
 	  pyproject.toml ../load/requirements.in
-	cd charts/tests && ../$(BIN)/uv pip compile $(UV_OPTIONS) --output-file requirements.lock requirements.in
-	cd terraform/testkit && ../$(BIN)/uv pip compile $(UV_OPTIONS) --output-file requirements.lock requirements.in
-	cd pipeline && $(BIN)/uv pip compile $(UV_OPTIONS) --output-file requirements.lock requirements.in
-	cd terraform/testkit && ../$(BIN)/uv pip compile $(UV_OPTIONS) --no-deps --output-file requirements-bare.lock requirements-bare.in
+	cd pipeline && $(UV_COMPILE) --output-file tools.lock tools.in
+	cd pipeline && $(UV_COMPILE) --output-file requirements.lock requirements.in
+	cd terraform/testkit && $(UV_COMPILE) --no-deps --output-file requirements-bare.lock requirements-bare.in
 
 .PHONY: clean
 clean: ## Removes what can be made again; .data, with the database, stays
-	rm -rf .venv .venv-load .venv-charts .venv-infra .venv-pipeline .install.lock .cache {api,charts,docs,load,pipeline,terraform/testkit}/.mypy_cache {api,charts,docs,pipeline}/.pytest_cache {api,charts,docs,load,pipeline,terraform/testkit}/.ruff_cache api/.hypothesis api/.coverage*
+	rm -rf .venv .venv-load .venv-tools .venv-pipeline .install.lock .cache {api,charts,docs,load,pipeline,terraform/testkit}/.mypy_cache {api,charts,docs,pipeline}/.pytest_cache {api,charts,docs,load,pipeline,terraform/testkit}/.ruff_cache api/.hypothesis api/.coverage*

@@ -12,7 +12,8 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 CHARTS = ROOT / "charts"
-TOOLS = ROOT / ".venv-charts" / "bin"
+CLIENTS = ROOT / ".cache" / "clients"  # helm, helm3 and kubectl
+TOOLS = ROOT / ".venv-tools" / "bin"
 
 # Go modules are kept where the rest of what was downloaded is, and can be removed with it.
 GO = {
@@ -88,7 +89,7 @@ def helm(
     files = [f"--values={CHARTS / chart / file}"] if file else []
     result = subprocess.run(
         [
-            TOOLS / program,
+            CLIENTS / program,
             "template",
             release or chart,
             CHARTS / chart,

@@ -28,9 +28,9 @@ from laptop.postgres import Cluster as PostgreSQL
 from payments import auth, migrate
 from tests.conftest import (
     CHARTS,
+    CLIENTS,
     PROMETHEUS_OPERATOR,
     ROOT,
-    TOOLS,
     Manifest,
     go_module,
     merge,
@@ -65,7 +65,7 @@ def run(program: str, *arguments: str, given: str = "") -> str:
         CommandFailed: it fails.
     """
     result = subprocess.run(
-        [TOOLS / program, *arguments], input=given, capture_output=True, text=True, check=False
+        [CLIENTS / program, *arguments], input=given, capture_output=True, text=True, check=False
     )
     if result.returncode:
         raise CommandFailed(f"{program} {' '.join(arguments)}\n{result.stderr}{result.stdout}")

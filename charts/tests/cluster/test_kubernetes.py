@@ -47,7 +47,7 @@ from tests.cluster.conftest import (
     start,
     wait_until,
 )
-from tests.conftest import CHARTS, ROOT, TOOLS
+from tests.conftest import CHARTS, CLIENTS, ROOT
 
 RATE = 200  # requests a second
 UPDATES = 10
@@ -100,7 +100,7 @@ def test_the_pipelines_watch_reads_every_pod() -> None:
     result = subprocess.run(
         [sys.executable, "-m", "pipeline.burn_rate", "dev", "0"],
         cwd=ROOT,
-        env={**os.environ, "KUBECTL": str(TOOLS / "kubectl")},
+        env={**os.environ, "KUBECTL": str(CLIENTS / "kubectl")},
         capture_output=True,
         text=True,
         check=False,
@@ -116,8 +116,8 @@ def manage(*command: str, file: Path | None = None) -> str:
         cwd=ROOT,
         env={
             **os.environ,
-            "KUBECTL": str(TOOLS / "kubectl"),
-            "HELM": str(TOOLS / "helm"),
+            "KUBECTL": str(CLIENTS / "kubectl"),
+            "HELM": str(CLIENTS / "helm"),
             "FILE": str(file or ""),
         },
         capture_output=True,
