@@ -10,7 +10,6 @@ median, and the ratio of two medians of one run. A figure of this machine alone 
 import argparse
 import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -31,7 +30,7 @@ import tables
 from generators import Figures
 from laptop import postgres
 from laptop.postgres import Cluster
-from servers import POSTGRESQL, Server, make_database, mvp, peer, service, usage
+from servers import POSTGRESQL, Server, make_database, mvp, peer, python_version, service, usage
 
 RESULTS = Path(__file__).parent / "results" / "bench.json"
 KINDS = ("create", "read", "list")
@@ -61,6 +60,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="compare with the recorded ratios")
     check = parser.parse_args().check
     generators.pin()
+    python_version()  # a mixed installation is refused before anything is measured
     with cluster_for_bench() as cluster:
         with ExitStack() as stack:
             servers = [*_servers(cluster, stack, check=check)]
@@ -187,7 +187,7 @@ def _results(
     ]
     return {
         "date": datetime.now(UTC).date().isoformat(),
-        "python": platform.python_version(),
+        "python": python_version(),
         "cores": psutil.cpu_count(),
         "connections": CONNECTIONS,
         "rounds": ROUNDS,
@@ -200,6 +200,7 @@ def _results(
 
 def _compare(now: dict[str, object], recorded: dict[str, object]) -> int:
     status = 0
+    print(f"Python {now['python']}; the recorded run's was {recorded['python']}")
     for kind in KINDS[:2]:
         measured, least = report.ratio(now, kind), GUARD * report.ratio(recorded, kind)
         verdict = "well" if measured >= least else "TOO SLOW"

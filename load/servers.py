@@ -32,6 +32,24 @@ MVP_KEY = "a-key-of-the-mvp"
 POSTGRESQL = {"shared_buffers": "1GB", "max_wal_size": "8GB", "max_connections": "200"}
 
 
+def python_version() -> str:
+    """Returns the version of Python that the service and its peers both run on.
+
+    Raises:
+        SystemExit: they run on two, so that their ratio would compare these as well.
+    """
+    service, peers = (
+        subprocess.check_output([python, "--version"], text=True).split()[1]
+        for python in (SERVICE.with_name("python"), PEERS_PYTHON)
+    )
+    if service != peers:
+        raise SystemExit(
+            f"The service is installed on Python {service}, its peers on {peers}: name one with"
+            " PYTHON="
+        )
+    return service
+
+
 class Usage(NamedTuple):
     """What a group of processes has used: seconds of CPU, user and system; bytes of memory."""
 

@@ -30,7 +30,7 @@ import generators
 import report
 from bench import cluster_for_bench
 from laptop.postgres import Cluster
-from servers import Server, make_database, service, usage
+from servers import Server, make_database, python_version, service, usage
 
 RESULTS = Path(__file__).parent / "results" / "soak.json"
 PART = 0.7
@@ -120,6 +120,7 @@ def _soak(cluster: Cluster, server: Server, rate: int, seconds: float) -> dict[s
         )
     return {
         "date": datetime.now(UTC).date().isoformat(),
+        "python": python_version(),
         "minutes": seconds / 60,
         "rate": rate,
         "requests": figures["requests"],
