@@ -176,8 +176,8 @@ def _soak(results: dict[str, Any]) -> str:
     # The recorded run is older than the note of its Python.
     python = f", Python {results['python']}" if "python" in results else ""
     return (
-        f"{results['date']}{python}: {results['minutes']:g} minutes at {results['rate']:,} requests a"
-        f" second, {results['requests']:,} in all, {results['failed']} failed;"
+        f"{results['date']}{python}: {results['minutes']:g} minutes at {results['rate']:,}"
+        f" requests a second, {results['requests']:,} in all, {results['failed']} failed;"
         f" p50 {results['p50_ms']:.1f} ms, p99 {results['p99_ms']:.1f} ms. After the first quarter"
         f" memory grew by {results['slope_mb_a_minute']:.2f} MB a minute, descriptors by"
         f" {results['descriptors_grew']}; never more than {results['most_dead']:.1%} of the rows,"

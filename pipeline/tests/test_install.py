@@ -1,4 +1,4 @@
-"""pipeline/install.py: what is installed is what a lock names, on the interpreter that was asked for."""
+"""pipeline/install.py installs what a lock names, on the interpreter that it is given."""
 
 import fcntl
 import os
@@ -48,8 +48,8 @@ def test_the_environment_has_the_interpreter_and_what_the_lock_names(checkout: P
     assert found.returncode == 0, found.stderr
     assert stamp(checkout).read_text().split() == [str(checkout), sys.executable]
     program = "import sys, click; print(*sys.version_info[:2])"
-    command = [checkout / ".venv" / "bin" / "python", "-c", program]
-    version = subprocess.check_output(command, text=True).split()
+    python = str(checkout / ".venv" / "bin" / "python")
+    version = subprocess.check_output([python, "-c", program], text=True).split()
     assert version == [str(number) for number in sys.version_info[:2]]
 
 
