@@ -12,6 +12,7 @@ import os
 import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
 import uuid
 from base64 import b64encode
@@ -29,8 +30,12 @@ VEGETA = "github.com/tsenart/vegeta/v12@v12.13.0"
 BODY = '{"payment": 12345.67, "data": {"order": "A-1", "n": %d}}'
 CREATED = 201
 
-# Where there are cores to spare, the last quarter of them asks and the others answer.
-CORES = sorted(os.sched_getaffinity(0))
+# Where there are cores to spare, the last quarter of them asks and the others answer. macOS cannot
+# keep a process to some cores.
+if sys.platform == "linux":
+    CORES = sorted(os.sched_getaffinity(0))
+else:
+    CORES: list[int] = []
 ASKING = CORES[-(len(CORES) // 4) :] if len(CORES) >= 4 else []
 
 # What one client sends in a transaction of its own, as an application without a shared one would.
@@ -61,7 +66,8 @@ def median(rounds: Sequence[Figures]) -> Figures:
 
 def pin() -> None:
     """Keeps this process, and the servers it starts, off the cores of those that ask."""
-    os.sched_setaffinity(0, set(CORES) - set(ASKING))
+    if sys.platform == "linux":
+        os.sched_setaffinity(0, set(CORES) - set(ASKING))
 
 
 def wrk(

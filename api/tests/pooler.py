@@ -6,6 +6,7 @@ go to PostgreSQL.
 
 import configparser
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -20,7 +21,8 @@ from laptop.postgres import SOCKET_PREFIX, Cluster
 from payments import config, db
 from tests import command
 
-PROGRAM = "/usr/sbin/pgbouncer"
+# Debian keeps it outside a user's PATH.
+PROGRAM = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin") or "pgbouncer"
 EXAMPLE = Path(__file__).parents[2] / "docs" / "pgbouncer.ini"
 START_TIMEOUT_SECONDS = 20
 

@@ -12,7 +12,12 @@ from playwright.async_api import BrowserContext, Locator, Page, Route, async_pla
 from payments import docs
 from tests.conftest import Api
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+BROWSERS = (
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+)
 
 
 @pytest.fixture

@@ -218,6 +218,7 @@ def test_a_pid_file_that_names_a_living_stranger_is_no_obstacle(own: Cluster) ->
     assert_row_is_there(own)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="setpriv(1) belongs to Linux")
 def test_postgresql_ends_when_its_parent_is_killed(own: Cluster) -> None:
     parent, pid = start_elsewhere(own.data, "INT")
     parent.kill()
