@@ -12,13 +12,15 @@ import secrets
 import time
 from collections.abc import Collection
 from datetime import datetime
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import asyncpg
 
 from payments import queries
-from payments.db import Database
 from payments.errors import Forbidden, Unauthenticated
+
+if TYPE_CHECKING:
+    from payments.db import Database
 
 _logger = logging.getLogger(__name__)
 
@@ -55,7 +57,7 @@ class Client(NamedTuple):
 class Keys:
     """All live keys, in memory, read again every few seconds."""
 
-    def __init__(self, database: Database, refresh_seconds: float) -> None:
+    def __init__(self, database: "Database", refresh_seconds: float) -> None:
         self._database = database
         self._refresh_seconds = refresh_seconds
         self._clients: dict[bytes, Client] = {}

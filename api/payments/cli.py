@@ -12,8 +12,10 @@ import asyncpg
 import click
 import msgspec
 
-from payments import __version__, audit, auth, config, db, iam, migrate, queries, smoke
+from payments import __version__, auth, config, errors, iam, migrate, queries
 
+# A command imports what it alone needs: loading the web server, metrics and traces takes longer
+# than most commands run.
 if TYPE_CHECKING:
     from payments.importer import Difference
 
@@ -44,7 +46,6 @@ def main() -> None:
 @main.command()
 def serve() -> None:
     """Serve the API until SIGTERM or Ctrl-C."""
-    # Imported here: no other command needs the web server, which takes a while to load.
     from payments import logs, metrics, server, tracing
     from payments.app import Application
 
@@ -191,6 +192,8 @@ def audit_command(serve: bool, period_seconds: float) -> None:
     Every row is looked at, ten thousand at a time, and no row is locked. With --serve, `/metrics`
     and `/livez` are on PAYMENTS_METRICS_PORT: docs/observability.md says what is audited, and how.
     """
+    from payments import audit
+
     if serve:
         _serve_audit(period_seconds)
     rows, breaches = _on_database(audit.once)
@@ -203,7 +206,7 @@ def audit_command(serve: bool, period_seconds: float) -> None:
 
 
 def _serve_audit(period_seconds: float) -> NoReturn:
-    from payments import logs, server
+    from payments import audit, logs, server
 
     settings = _settings()
     # It has one port, and nobody who must notice that it ends.
@@ -234,6 +237,8 @@ def smoke_command(url: str, anonymous: bool, wait_seconds: float) -> None:
     With a key in PAYMENTS_SMOKE_KEY, which needs all three scopes, payments of one cent are made,
     consumed and deleted; without one, what needs none is checked.
     """
+    from payments import smoke
+
     key = os.environ.get("PAYMENTS_SMOKE_KEY") or None
     try:
         failures = smoke.check(url, key, click.echo, anonymous=anonymous, wait_seconds=wait_seconds)
@@ -324,7 +329,6 @@ def import_command(
     payments import --from old.sqlite3 --dry-run
     payments import --from https://old.example.com/list
     """
-    # Imported here: the service itself needs none of it.
     from payments import importer, sources
 
     async def work(connection: asyncpg.Connection) -> None:
@@ -461,7 +465,7 @@ def _run(work: Coroutine[Any, Any, Result]) -> Result:
         ) from None
     except asyncpg.PostgresError as error:
         raise click.ClickException(f"PAYMENTS_DATABASE_URL: {error}") from None
-    except db.UNAVAILABLE as error:
+    except errors.UNAVAILABLE as error:
         reason = str(error) or type(error).__name__
         raise click.ClickException(
             f"PAYMENTS_DATABASE_URL: the database does not answer ({reason})"

@@ -11,29 +11,12 @@ import asyncpg
 
 from payments import iam, metrics, migrate, queries, telemetry
 from payments.config import Settings
-from payments.errors import DatabaseUnavailable
+from payments.errors import UNAVAILABLE, DatabaseUnavailable
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
 
 _logger = logging.getLogger(__name__)
-
-# What a statement can meet that says nothing about the caller's input: the server is away, going,
-# read-only, full, or took too long. asyncpg raises OSError and TimeoutError for the network.
-UNAVAILABLE = (
-    OSError,
-    TimeoutError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.InvalidAuthorizationSpecificationError,
-    asyncpg.InvalidCatalogNameError,
-    asyncpg.ObjectNotInPrerequisiteStateError,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.ReadOnlySQLTransactionError,
-    asyncpg.PostgresSystemError,
-)
 
 # What says that another server has taken over: the one at the other end does not answer, not even
 # that the statement took too long, or lives on read-only. All connections of the pool lead there.

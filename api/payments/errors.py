@@ -2,9 +2,27 @@
 
 from typing import ClassVar
 
+import asyncpg
 import msgspec
 
 MEDIA_TYPE = "application/problem+json"
+
+# What a statement can meet that says nothing about the caller's input: the server is away, going,
+# read-only, full, or took too long. asyncpg raises OSError and TimeoutError for the network.
+UNAVAILABLE = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.ObjectNotInPrerequisiteStateError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.PostgresSystemError,
+)
 
 
 class Problem(Exception):

@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import os
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -127,6 +128,8 @@ def read_credentials(environ: Mapping[str, str]) -> Credentials:
         with _open(request, timeout=ENDPOINT_TIMEOUT_SECONDS) as response:
             answer = msgspec.json.decode(response.read(), type=_Answer)
     except (OSError, msgspec.DecodeError) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # it is the answer too, with its connection
         raise ConnectionError(f"{ENDPOINT} gives no credentials: {error}") from error
     return Credentials(
         answer.access_key_id,

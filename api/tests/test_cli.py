@@ -4,6 +4,8 @@ import asyncio
 import re
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +13,7 @@ import pytest
 
 from payments import auth
 from tests.command import launch
-from tests.conftest import Database, Serve, client
+from tests.conftest import API_DIRECTORY, Database, Serve, client
 
 pytestmark = pytest.mark.usefixtures("command")
 
@@ -261,3 +263,15 @@ async def test_the_service_itself_cannot_purge_or_make_keys(database: Database) 
         result = await run_on(database, *command, user="payments_app")
         assert result.status == 1
         assert "permission denied" in result.error
+
+
+@pytest.mark.in_process  # looks at its modules
+def test_a_command_loads_nothing_of_the_server() -> None:
+    code = """
+import sys
+from payments import cli
+print([name for name in sys.modules if name.startswith(("opentelemetry", "prometheus", "uvicorn"))])
+"""
+    command = [sys.executable, "-c", code]
+    found = subprocess.run(command, cwd=API_DIRECTORY, check=True, capture_output=True, text=True)
+    assert found.stdout.strip() == "[]"
