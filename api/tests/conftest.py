@@ -25,12 +25,33 @@ from laptop.postgres import Cluster
 from payments import auth, config, migrate
 from payments.app import Application
 from payments.server import Server
-from tests import command
+from tests import PATIENCE_SECONDS, command
 from tests.command import Image, launch
 from tests.pooler import Poolers
 
+pytest_plugins = ["leaks"]
+
 TEMPLATE = "payments_template"
 CLIENT = "shop"
+
+# The service's own waits where a test is not about them: on a busy machine it would answer 503.
+PATIENT = {
+    "connect_timeout_seconds": 30.0,
+    "acquire_timeout_seconds": 31.0,
+    "lock_timeout_seconds": 24.0,
+    "statement_timeout_seconds": 25.0,
+    "command_timeout_seconds": 26.0,
+    "request_timeout_seconds": 58.0,
+    "ready_timeout_seconds": 30.0,
+    "shutdown_timeout_seconds": 60.0,
+}
+
+# Where a statement is to give up soon: it waits for a lock that nobody releases.
+IMPATIENT = {
+    "lock_timeout_seconds": 0.3,
+    "statement_timeout_seconds": 10.0,
+    "command_timeout_seconds": 11.0,
+}
 
 
 # Who uses one of these talks to the service as its clients and operators do.
@@ -109,9 +130,11 @@ def pytest_asyncio_loop_factories(
 
 
 @pytest.fixture(scope="session")
-def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+def cluster(request: pytest.FixtureRequest, session_directory: Path) -> Iterator[Cluster]:
     """A PostgreSQL with the migrated template database."""
-    with tempfile.TemporaryDirectory(dir=fast_directory(), ignore_cleanup_errors=True) as directory:
+    with tempfile.TemporaryDirectory(
+        prefix=f"{session_directory.name}-", dir=fast_directory(), ignore_cleanup_errors=True
+    ) as directory:
         cluster = Cluster(Path(directory) / "data")
         cluster.start()
         try:
@@ -120,8 +143,10 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
                 if request.config.getoption("--pooler"):
                     command.poolers = Poolers(cluster, stack)
                 yield cluster
+            left = asyncio.run(_databases(cluster))
         finally:
             cluster.stop()
+    assert left == {"postgres", TEMPLATE}, f"the tests left behind databases: {left}"
 
 
 def fast_directory() -> str | None:
@@ -137,6 +162,13 @@ async def _make_template(cluster: Cluster) -> None:
     await connection.close()
     await migrate.apply_roles(cluster.url(TEMPLATE, "postgres"))
     await migrate.migrate(cluster.url(TEMPLATE, "payments_migrator"))
+
+
+async def _databases(cluster: Cluster) -> set[str]:
+    connection = await asyncpg.connect(cluster.url("postgres", "postgres"))
+    rows = await connection.fetch("SELECT datname FROM pg_database WHERE NOT datistemplate")
+    await connection.close()
+    return {row["datname"] for row in rows}
 
 
 class Database:
@@ -219,7 +251,7 @@ def settings_for(database: Database, **changes: Any) -> config.Settings:
                 "http_host": "127.0.0.1",
                 "http_port": 0,
                 "shutdown_delay_seconds": 0,
-                "shutdown_timeout_seconds": 5,
+                **PATIENT,
                 **changes,
             }
         )
@@ -294,12 +326,13 @@ async def serve_process(
             "PAYMENTS_HTTP_PORT": str(port),
             "PAYMENTS_METRICS_PORT": str(metrics_port),
             "PAYMENTS_SHUTDOWN_DELAY_SECONDS": "0",
+            **{config.variable(name): str(value) for name, value in PATIENT.items()},
             **(variables or {}),
         },
         stdout=stdout,
     )
     try:
-        async with asyncio.timeout(20), httpx.AsyncClient() as http:
+        async with asyncio.timeout(PATIENCE_SECONDS), httpx.AsyncClient() as http:
             while True:
                 try:
                     await http.get(f"http://127.0.0.1:{port}/livez")
@@ -340,7 +373,8 @@ class Api:
         self.http = httpx.AsyncClient(
             base_url=url,
             headers={"Authorization": f"Bearer {key}"},
-            timeout=30,
+            timeout=PATIENCE_SECONDS,
+            limits=httpx.Limits(max_connections=None),
             verify=False,  # noqa: S501
             trust_env=False,
         )
@@ -394,7 +428,7 @@ def shared_service(cluster: Cluster) -> Iterator[tuple[str, str, Database]]:
 
     with ThreadPoolExecutor(1) as executor, asyncio.Runner(loop_factory=uvloop.new_event_loop) as r:
         running = executor.submit(r.run, run())
-        yield started.result(timeout=30)
+        yield started.result(PATIENCE_SECONDS)
         ended.set()
         running.result()
 
@@ -423,7 +457,7 @@ def problem(answer: httpx.Response, status: int, kind: str) -> dict[str, Any]:
 
 async def waits_for_a_lock(database: Database) -> None:
     """Returns once somebody waits for a lock in the database."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not await database.fetch("SELECT FROM pg_locks WHERE NOT granted"):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 

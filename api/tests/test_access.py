@@ -12,6 +12,7 @@ import pytest
 
 from payments import auth, config
 from payments.app import Application
+from tests import PATIENCE_SECONDS
 from tests.conftest import CLIENT, Api, Database, Serve, client, problem
 
 # Each route and the scope that it takes; None: no key at all.
@@ -223,7 +224,7 @@ async def test_a_revocation_is_felt(start: Serve, database: Database) -> None:
     async with client(await start(key_refresh_seconds=0.2), await database.key()) as api:
         await api.payment()
         await database.fetch("UPDATE api_keys SET revoked_at = now()")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while (answer := await api.create({"payment": 1})).status_code == 201:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         problem(answer, 401, "unauthenticated")

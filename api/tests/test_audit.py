@@ -17,6 +17,7 @@ import pytest
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from payments import audit, queries
+from tests import PATIENCE_SECONDS
 from tests.command import launch
 from tests.conftest import API_DIRECTORY, Api, Database
 from tests.test_cli import run_on
@@ -499,7 +500,7 @@ async def test_the_databases_own_figures(database: Database, rounds: Rounds) -> 
     assert value("wal_bytes_total") > 10_000
     await database.fetch("UPDATE payments SET payment = 1")
     await database.fetch("SELECT pg_stat_force_next_flush()")
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while value("dead_rows") < 100:
             await rounds()
 
@@ -555,14 +556,14 @@ async def served(database: Database, log: Path) -> AsyncIterator[str]:
             stdout=output,
             stderr=output,
         )
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not (listening := LISTENING.search(read(log))):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     try:
         yield f"http://127.0.0.1:{listening[1]}"
     finally:
         process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             status = await process.wait()
     assert status == 0, read(log)
 
@@ -579,7 +580,7 @@ async def samples(url: str) -> dict[str, float]:
 
 async def until(url: str, name: str, least: float) -> dict[str, float]:
     """Waits for a metric to come to a value."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while (found := await samples(url)).get(name, -1.0) < least:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
     return found
@@ -598,7 +599,7 @@ async def test_it_serves_what_it_counts_over_one_connection(
         assert first["payments_audit_duration_seconds"] > 0.0
         await database.fetch(PAYMENTS)
         most = 0
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while (await samples(url))["payments_audit_rows_created_total"] < 3.0:
                 [row] = await database.fetch(
                     "SELECT count(*) AS connections FROM pg_stat_activity"
@@ -613,7 +614,7 @@ async def test_it_serves_what_it_counts_over_one_connection(
 async def test_roles_that_are_too_old_are_told_of(database: Database, tmp_path: Path) -> None:
     await database.fetch("DROP FUNCTION oldest_transaction")
     async with served(database, tmp_path / "log") as url:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while "needs `payments roles`" not in read(tmp_path / "log"):  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
         assert (await run_on(database, "roles", user="postgres")).status == 0
@@ -627,7 +628,7 @@ async def test_without_its_database_it_lives_and_goes_on_when_it_is_back(
     async with served(database, tmp_path / "log") as url:
         await until(url, LAST, 1.0)
         async with database.away():
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 while "the audit failed" not in read(tmp_path / "log"):  # noqa: ASYNC110
                     await asyncio.sleep(0.1)
             gone = (await samples(url))[LAST]

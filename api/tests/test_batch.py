@@ -9,6 +9,7 @@ import pytest
 
 from payments.batch import Batch
 from payments.errors import Overloaded
+from tests import PATIENCE_SECONDS
 from tests.conftest import Api, Database, waits_for_a_lock
 
 
@@ -41,7 +42,7 @@ async def submitted(batch: Batch[int, int], *items: int) -> list[asyncio.Task[in
 
 
 async def results(tasks: Sequence[asyncio.Task[int]]) -> list[Any]:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         return await asyncio.gather(*tasks, return_exceptions=True)
 
 
@@ -192,7 +193,7 @@ async def test_who_leaves_during_the_statement_leaves_it_to_the_others() -> None
     tasks[0].cancel()
     statement.may_go_on.set()
     statement.may_go_on = asyncio.Event()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while len(statement.runs) < 2:  # noqa: ASYNC110
             await asyncio.sleep(0)
     tasks[1].cancel()

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pytest
 
 from payments import auth
+from tests import PATIENCE_SECONDS
 from tests.command import launch
 from tests.conftest import API_DIRECTORY, Database, Serve, client
 
@@ -34,7 +35,7 @@ async def run(*arguments: str, **variables: str) -> Result:
         *arguments,
         variables={f"PAYMENTS_{name}": value for name, value in variables.items()},
     )
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         output, error = await process.communicate()
     assert process.returncode is not None
     assert b"Traceback" not in error, error.decode()
@@ -90,7 +91,7 @@ async def test_a_key_is_made_listed_and_revoked(start: Serve, database: Database
         revoked = await run_on(database, "keys", "revoke", id)
         assert revoked.status == 0
         assert "shop" in revoked.output
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while (await api.create({"payment": 1})).status_code == 201:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
     assert "revoked" in (await run_on(database, "keys", "list")).output
@@ -207,7 +208,7 @@ async def test_serve_ends_with_a_signal(
             stdout=output,
             stderr=output,
         )
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while b"Listening" not in log.read_bytes():  # noqa: ASYNC110
             await asyncio.sleep(0.02)
         process.send_signal(number)

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from payments import importer
+from tests import PATIENCE_SECONDS
 from tests.conftest import API_DIRECTORY, Database, Serve
 from tests.test_cli import Result, run_on
 from tests.test_laptop import free_port
@@ -55,7 +56,10 @@ async def old_system(file: Path) -> AsyncIterator[OldSystem]:
     )
     try:
         system = OldSystem(file, f"http://127.0.0.1:{port}")
-        async with asyncio.timeout(20), httpx.AsyncClient(base_url=system.url) as http:
+        async with (
+            asyncio.timeout(PATIENCE_SECONDS),
+            httpx.AsyncClient(base_url=system.url) as http,
+        ):
             while True:
                 try:
                     assert (await http.get("/status")).text == "ok"
@@ -120,7 +124,7 @@ class Client:
 async def drained(clients: list[Client]) -> None:
     """Returns once nothing that was begun before the freeze can still be written."""
     before = [client.refused for client in clients]
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while any(client.refused == was for client, was in zip(clients, before, strict=True)):  # noqa: ASYNC110
             await asyncio.sleep(PAUSE_SECONDS)
 

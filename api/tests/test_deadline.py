@@ -7,6 +7,7 @@ import pytest
 
 from payments.deadline import Deadline
 from payments.errors import DeadlineExceeded
+from tests import PATIENCE_SECONDS
 
 
 async def test_each_task_ends_at_its_own_time() -> None:
@@ -21,7 +22,7 @@ async def test_each_task_ends_at_its_own_time() -> None:
     first = asyncio.create_task(late())
     await asyncio.sleep(0.1)
     second = asyncio.create_task(late())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         assert await first >= 0.19
         assert await second >= 0.19
 

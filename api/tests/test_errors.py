@@ -13,6 +13,7 @@ import pytest
 from payments import config, errors, logs
 from payments.app import Application, Route
 from payments.messages import Response
+from tests import PATIENCE_SECONDS
 from tests.conftest import (
     Api,
     Database,
@@ -136,7 +137,7 @@ async def test_odd_targets_are_never_a_5xx(shared: Api, target: bytes) -> None:
         b"GET %b HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %b\r\nConnection: close\r\n\r\n"
         % (target, shared.key.encode())
     )
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         head, _, body = (await reader.read()).partition(b"\r\n\r\n")
     writer.close()
     await writer.wait_closed()

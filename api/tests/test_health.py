@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from tests import command
+from tests import PATIENCE_SECONDS, command
 from tests.conftest import (
     Api,
     Database,
@@ -81,7 +81,7 @@ async def test_a_lost_database_comes_back_by_itself(api: Api, database: Database
 
 async def _pooler_looked_again(api: Api) -> None:
     """Returns at once without a pooler: the service looks for itself whenever it is asked."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while command.poolers and (await api.send("GET", "/readyz")).status_code != 200:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
 

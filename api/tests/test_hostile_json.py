@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from tests import PATIENCE_SECONDS
 from tests.conftest import Api, Database, Serve, client, problem
 
 LIMIT = 64 * 1024
@@ -345,7 +346,7 @@ async def test_a_body_that_never_ends_is_answered(shared: Api) -> None:
     writer.write(
         f"POST /v1/payments HTTP/1.1\r\nHost: x\r\nContent-Length: {10**12}\r\n\r\n".encode()
     )
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         assert b" 413 " in await reader.readline()
     writer.close()
     await writer.wait_closed()

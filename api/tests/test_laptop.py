@@ -21,6 +21,7 @@ import pytest
 from laptop import children, lock
 from laptop.__main__ import SERVER
 from laptop.postgres import Cluster, ClusterError
+from tests import PATIENCE_SECONDS
 from tests.test_sources import sqlite_file
 
 API_DIRECTORY = Path(__file__).parent.parent
@@ -28,9 +29,6 @@ LAUNCHER = [sys.executable, "-m", "laptop"]
 
 # A second start takes 1 s on the machine it was written on; the promise is 3 s.
 SECOND_START_SECONDS = 3.0
-
-# Enough for the crash recovery of a small database on a busy machine.
-PATIENCE_SECONDS = 60.0
 
 ORPHAN = """
 import sys, time

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from payments import metrics
+from tests import PATIENCE_SECONDS
 from tests.conftest import CLIENT, Api, Database, Serve, client, problem
 
 CONSUME = '{"status": "consumed"}'
@@ -281,6 +282,6 @@ async def test_a_reader_that_leaves_ends_the_list(api: Api, database: Database) 
         async for _ in answer.aiter_bytes(100):
             break
         assert metrics.Active.requests == before + 1
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while metrics.Active.requests > before:  # noqa: ASYNC110
             await asyncio.sleep(0.01)

@@ -6,6 +6,7 @@ from asyncio.subprocess import PIPE, STDOUT
 
 import pytest
 
+from tests import PATIENCE_SECONDS
 from tests.conftest import API_DIRECTORY, Database, Serve
 
 SCRIPT = API_DIRECTORY.parent / "load" / "staging.py"
@@ -39,7 +40,7 @@ async def test_all_is_well(start: Serve, database: Database) -> None:
 async def test_an_accepted_payment_that_is_lost_is_found(start: Serve, database: Database) -> None:
     url, key = await start(), await database.key()
     running = asyncio.create_task(run(url, key))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not (lost := await database.fetch("DELETE FROM payments RETURNING id")):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     status, output = await running

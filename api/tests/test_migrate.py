@@ -11,6 +11,7 @@ import pytest
 
 from laptop.postgres import Cluster
 from payments import migrate
+from tests import PATIENCE_SECONDS
 from tests.conftest import Database
 
 OWNER = "SET ROLE payments_owner"
@@ -229,7 +230,7 @@ async def test_a_lock_that_is_let_go(
         migration = asyncio.create_task(
             migrate.migrate(database.url("payments_migrator"), directory=directory, report=report)
         )
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await waited.wait()
         # Between two attempts nobody waits behind it for long: a payment can be made.
         await database.fetch("INSERT INTO payments (created_by) VALUES ('shop')")

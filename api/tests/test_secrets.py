@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import PATIENCE_SECONDS
 from tests.command import launch
 from tests.conftest import Database, client, free_port
 
@@ -61,7 +62,7 @@ async def test_canaries(database: Database, tmp_path: Path) -> None:
     said: list[str] = []
     with log.open("wb") as file:
         process = await launch("serve", variables=variables, stdout=file, stderr=file)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while b"Listening" not in log.read_bytes():  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         async with client(f"http://127.0.0.1:{ports[0]}", key) as api:

@@ -18,9 +18,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from laptop.children import wait_until
 from payments import config
 from payments.protocol import LimitedProtocol
 from payments.server import Server, run
+from tests import PATIENCE_SECONDS
 
 # An application of a few lines is in the service's place.
 pytestmark = pytest.mark.in_process
@@ -29,12 +31,23 @@ SETTINGS = config.Settings(
     database_url="postgresql://nowhere",
     http_host="127.0.0.1",
     http_port=0,
-    header_timeout_seconds=0.3,
-    body_timeout_seconds=0.3,
-    write_timeout_seconds=0.4,
-    keep_alive_seconds=5.0,
     shutdown_delay_seconds=0.0,
-    shutdown_timeout_seconds=5.0,
+)
+HEADER_TIMEOUT_SECONDS = 0.3
+WRITE_TIMEOUT_SECONDS = 0.4
+
+# For the tests of what comes too late.
+impatient = pytest.mark.parametrize(
+    "running",
+    [
+        {
+            "header_timeout_seconds": HEADER_TIMEOUT_SECONDS,
+            "body_timeout_seconds": 0.3,
+            "write_timeout_seconds": WRITE_TIMEOUT_SECONDS,
+        }
+    ],
+    indirect=True,
+    ids=["impatient"],
 )
 LARGE = 64 * 1024 * 1024
 
@@ -47,6 +60,7 @@ class App:
         self.scopes: list[dict[str, Any]] = []
         self.draining = False
         self.stopped = False
+        self.may_answer = asyncio.Event()  # what is asked of /held
 
     def drain(self) -> None:
         self.draining = True
@@ -65,6 +79,7 @@ class App:
             await _send(send, 401, b"no key")
             return
         if path == "/large":
+            self.seen.append("large")
             await _send(send, 200, bytes(LARGE))
             self.seen.append("sent")
             return
@@ -84,6 +99,9 @@ class App:
                 break
         if path == "/slow":
             await asyncio.sleep(0.5)
+        if path == "/held":
+            self.seen.append("held")
+            await self.may_answer.wait()
         names = sorted({name.decode() for name, _ in scope["headers"]})
         answer = {"path": path, "length": len(body), "headers": names}
         await _send(send, 200, json.dumps(answer).encode())
@@ -105,7 +123,7 @@ class Client:
         self.writer.write(data)
 
     async def answer(self) -> tuple[int, dict[str, str], bytes]:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             head = await self.reader.readuntil(b"\r\n\r\n")
             status, *lines = head.decode().strip().split("\r\n")
             headers = dict(line.split(": ", 1) for line in lines)
@@ -114,7 +132,7 @@ class Client:
 
     async def rest(self) -> bytes:
         """Returns what comes until the server closes."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             return await self.reader.read()
 
     async def refusal(self, status: int) -> dict[str, Any]:
@@ -164,17 +182,25 @@ class Running:
         return client
 
     async def no_connections(self) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while self.server.server_state.connections:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
+
+    async def seen(self, what: str) -> None:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while what not in self.app.seen:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+    async def ended(self) -> None:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await self.task
 
     async def stop(self) -> None:
         for client in self.clients:
             client.writer.close()
         if not self.server.should_exit:
             self.server.begin_shutdown()
-        async with asyncio.timeout(10):
-            await self.task
+        await self.ended()
 
 
 Start = Callable[..., Awaitable[Running]]
@@ -199,8 +225,8 @@ async def start(caplog: pytest.LogCaptureFixture) -> AsyncIterator[Start]:
 
 
 @pytest.fixture
-async def running(start: Start) -> Running:
-    return await start()
+async def running(start: Start, request: pytest.FixtureRequest) -> Running:
+    return await start(**getattr(request, "param", {}))
 
 
 @pytest.fixture
@@ -228,8 +254,7 @@ async def test_a_giant_header_is_431_while_it_streams_in(client: Client) -> None
     assert problem["type"] == "/problems/headers-too-large"
 
 
-async def test_a_giant_header_that_trickles_is_431_before_its_end(start: Start) -> None:
-    client = await (await start(header_timeout_seconds=5.0)).connect()
+async def test_a_giant_header_that_trickles_is_431_before_its_end(client: Client) -> None:
     client.send(b"GET / HTTP/1.1\r\nA: ")
     for _ in range(17):
         client.send(b"a" * 1024)
@@ -311,28 +336,32 @@ async def test_endless_empty_lines_are_431(client: Client) -> None:
 # The time of the headers
 
 
+@impatient
 async def test_a_trickled_header_is_408(client: Client) -> None:
     await client.trickle(b"GET / HTTP/1.1\r\nA: ", 0.6)
     problem = await client.refusal(408)
     assert problem["type"] == "/problems/request-timeout"
 
 
+@impatient
 async def test_headers_that_stop_are_408(client: Client) -> None:
     client.send(b"GET / HT")
     await client.refusal(408)
 
 
 @pytest.mark.parametrize("nothing", [b"", b"\r\n"])
+@impatient
 async def test_a_connection_without_a_request_is_closed_in_silence(
-    client: Client, nothing: bytes
+    running: Running, nothing: bytes
 ) -> None:
-    client.send(nothing)
     began = time.monotonic()
+    client = await running.connect()
+    client.send(nothing)
     assert await client.rest() == b""
-    # The time of the headers began with the connection, before this clock on a busy machine.
-    assert 0.05 < time.monotonic() - began < 2
+    assert time.monotonic() - began >= HEADER_TIMEOUT_SECONDS
 
 
+@impatient
 async def test_a_second_request_that_trickles_is_408(client: Client) -> None:
     client.send(_head())
     await client.echo()
@@ -357,6 +386,7 @@ async def test_headers_in_pieces_but_in_time_pass(client: Client) -> None:
 # The time of the body
 
 
+@impatient
 async def test_a_trickled_body_is_408_and_the_application_sees_a_disconnect(
     running: Running, client: Client
 ) -> None:
@@ -375,6 +405,7 @@ async def test_a_body_in_pieces_but_in_time_passes_and_the_connection_lives(
         assert (await client.echo())["length"] == 6
 
 
+@impatient
 async def test_a_late_body_after_the_answer_began_cuts_it(running: Running, client: Client) -> None:
     client.send(_post(b"ab", "/begun")[:-1])
     answer = await client.rest()
@@ -383,12 +414,14 @@ async def test_a_late_body_after_the_answer_began_cuts_it(running: Running, clie
     assert running.app.seen == ["disconnect"]
 
 
+@impatient
 async def test_a_late_body_that_the_server_asked_for_is_408(client: Client) -> None:
     client.send(_head("Content-Length: 2", "Expect: 100-continue", line="POST / HTTP/1.1"))
     assert await client.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
     await client.refusal(408)
 
 
+@impatient
 async def test_a_pipelined_body_that_is_late_waits_for_the_answers_before_it(
     running: Running, client: Client
 ) -> None:
@@ -449,32 +482,41 @@ async def test_an_answer_after_the_whole_body_keeps_the_connection(client: Clien
 # A client that does not read
 
 
+@impatient
 async def test_a_client_that_takes_nothing_of_its_answer_is_cut_off(
     running: Running, client: Client
 ) -> None:
+    began = time.monotonic()
     client.writer.transport.pause_reading()  # type: ignore[attr-defined]
     client.send(_head(line="GET /large HTTP/1.1"))
-    await asyncio.sleep(0.2)
-    assert running.server.server_state.connections
+    await running.seen("large")
     await running.no_connections()
+    assert time.monotonic() - began >= WRITE_TIMEOUT_SECONDS
 
 
+@impatient
 async def test_a_client_that_takes_nothing_before_the_close_is_cut_off(
     running: Running, client: Client
 ) -> None:
+    began = time.monotonic()
     client.writer.transport.pause_reading()  # type: ignore[attr-defined]
     client.send(_head("Connection: close", line="GET /large HTTP/1.1"))
-    await asyncio.sleep(0.2)
-    assert running.server.server_state.connections
+    await running.seen("large")
     await running.no_connections()
+    assert time.monotonic() - began >= WRITE_TIMEOUT_SECONDS
 
 
-async def test_a_slow_reader_gets_its_answer(client: Client) -> None:
+async def test_a_slow_reader_gets_its_answer(start: Start) -> None:
+    limit_seconds = 2
+    client = await (await start(write_timeout_seconds=limit_seconds)).connect()
+    began = time.monotonic()
     client.send(_head("Connection: close", line="GET /large HTTP/1.1"))
     received = 0
     while piece := await client.reader.read(1024 * 1024):
         received += len(piece)
-        await asyncio.sleep(0.005)
+        # Longer than the limit for the whole, much less for a piece.
+        if time.monotonic() - began < 2 * limit_seconds:
+            await asyncio.sleep(0.02)
     assert received > LARGE
 
 
@@ -564,6 +606,7 @@ async def test_pipelined_requests_are_answered_in_order(client: Client) -> None:
     assert [(await client.echo())["path"] for _ in range(3)] == ["/slow", "/2", "/3"]
 
 
+@impatient
 async def test_a_pipelined_request_that_stops_in_its_headers_is_408(client: Client) -> None:
     client.send(_head(line="GET /1 HTTP/1.1") + b"GET /2 HT")
     assert (await client.echo())["path"] == "/1"
@@ -603,6 +646,7 @@ async def test_an_upgrade_is_ignored(client: Client, protocol: str) -> None:
 # The end
 
 
+@impatient
 async def test_nothing_is_left_of_a_connection(running: Running) -> None:
     for sent in (b"", b"GET / HT", _head(), _post(b"ab")[:-1], _post(b"ab", "/early")[:-1]):
         client = await running.connect()
@@ -610,49 +654,54 @@ async def test_nothing_is_left_of_a_connection(running: Running) -> None:
         await asyncio.sleep(0.05)
         client.writer.transport.abort()
     await running.no_connections()
-    gc.collect()
-    assert [
-        one
-        for one in gc.get_objects()
-        if isinstance(one, LimitedProtocol) and (one._timer or one._write_timer)
-    ] == []
-    await asyncio.sleep(0.4)
-    gc.collect()
-    assert [one for one in gc.get_objects() if isinstance(one, LimitedProtocol)] == []
+
+    def left() -> list[LimitedProtocol]:
+        gc.collect()
+        return [
+            one
+            for one in gc.get_objects()
+            if isinstance(one, LimitedProtocol) and one.server_state is running.server.server_state
+        ]
+
+    assert [one for one in left() if one._timer or one._write_timer] == []
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while left():  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
 
 
-async def test_a_drain_serves_on_then_finishes_what_runs(start: Start) -> None:
-    running = await start(shutdown_delay_seconds=0.5)
+async def test_a_drain_serves_on_for_its_delay(start: Start) -> None:
+    running = await start(shutdown_delay_seconds=3600)
     idle = await running.connect()
     idle.send(_head())
     await idle.echo()
     running.server.begin_shutdown()
     assert running.app.draining
-    await asyncio.sleep(0.2)
     late = await running.connect()
     for client in (idle, late):
         client.send(_head())
         await client.echo()
-    await asyncio.sleep(0.15)
-    busy = await running.connect()
-    busy.send(_head(line="GET /slow HTTP/1.1"))
-    began = time.monotonic()
+    running.server.begin_shutdown()  # a second call skips the delay
+    for client in (idle, late):
+        assert await client.rest() == b""
+    await running.ended()
+    assert running.app.stopped
+
+
+async def test_a_drain_finishes_what_runs_after_its_delay(start: Start) -> None:
+    running = await start(shutdown_delay_seconds=0.1)
+    idle, busy = await running.connect(), await running.connect()
+    idle.send(_head())
+    await idle.echo()
+    busy.send(_head(line="GET /held HTTP/1.1"))
+    await running.seen("held")
+    running.server.begin_shutdown()
     assert await idle.rest() == b""
-    assert time.monotonic() - began < 0.4
-    assert (await busy.echo())["path"] == "/slow"
-    await running.task
+    running.app.may_answer.set()
+    assert (await busy.echo())["path"] == "/held"
+    await running.ended()
     assert running.app.stopped
     with pytest.raises(OSError, match="refused"):
         await running.connect()
-
-
-async def test_a_second_call_skips_the_delay(start: Start) -> None:
-    running = await start(shutdown_delay_seconds=60.0)
-    running.server.begin_shutdown()
-    running.server.begin_shutdown()
-    async with asyncio.timeout(2):
-        await running.task
-    assert running.app.stopped
 
 
 async def test_a_port_that_is_taken_is_named(running: Running) -> None:
@@ -687,9 +736,16 @@ def _listening(process: subprocess.Popen[str]) -> int:
     assert process.stderr is not None
     for line in process.stderr:
         if found := re.search(r"Listening on .*port (\d+)", line):
-            time.sleep(0.2)
             return int(found[1])
     raise AssertionError("the server did not start")
+
+
+def _refused(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), PATIENCE_SECONDS):
+            return False
+    except ConnectionRefusedError:
+        return True
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -697,27 +753,29 @@ def test_a_signal_drains_and_the_process_exits_0(number: signal.Signals) -> None
     process = _process(shutdown_delay_seconds=0.5)
     port = _listening(process)
     process.send_signal(number)
-    time.sleep(0.2)
-    with socket.create_connection(("127.0.0.1", port), timeout=2) as served:
-        served.sendall(_head())
-        assert served.recv(1000).startswith(b"HTTP/1.1 200")
-    _, log = process.communicate(timeout=5)
+    _, log = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0
     assert "Draining for 0.5 s" in log
     assert "Traceback" not in log
+    assert _refused(port)
 
 
 def test_a_second_signal_skips_the_delay_and_a_third_waits_for_nothing() -> None:
-    process = _process(shutdown_delay_seconds=60.0, shutdown_timeout_seconds=60.0)
+    process = _process(shutdown_delay_seconds=3600, shutdown_timeout_seconds=3600)
     port = _listening(process)
+    assert process.stderr is not None
     with socket.create_connection(("127.0.0.1", port)) as hanging:
         hanging.sendall(_post(b"ab")[:-1])
         process.send_signal(signal.SIGTERM)
-        time.sleep(0.05)
+        assert any("Draining" in line for line in process.stderr)
+        with socket.create_connection(("127.0.0.1", port), PATIENCE_SECONDS) as served:
+            served.sendall(_head("Connection: close"))
+            assert served.recv(1000).startswith(b"HTTP/1.1 200")
         process.send_signal(signal.SIGTERM)
-        time.sleep(0.05)
+        wait_until(lambda: _refused(port), PATIENCE_SECONDS)
+        assert process.poll() is None
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=5)
+        process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 1
 
 

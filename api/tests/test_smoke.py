@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from payments import auth, smoke
+from tests import PATIENCE_SECONDS
 from tests.command import launch
 from tests.conftest import API_DIRECTORY, Database, Serve
 
@@ -23,7 +24,7 @@ async def run(url: str, key: str = "", *options: str) -> tuple[int, str]:
     """Runs the command without patience; returns its status and what it said."""
     variables = {"PAYMENTS_SMOKE_KEY": key} if key else {}
     process = await launch("smoke", url, "--wait-seconds=0", *options, variables=variables)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         output, error = await process.communicate()
     assert b"Traceback" not in error, error.decode()
     assert process.returncode is not None

@@ -1,0 +1,80 @@
+"""A plugin of pytest: a run that leaves anything behind fails.
+
+Each process that runs tests (with pytest-xdist, each worker) looks for what it left: processes, the
+ports that it or they listen on, and files in the directory for temporary ones.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import psutil
+import pytest
+
+# In the environment of whatever a test starts, so that an orphan is found too.
+VARIABLE = "TEST_SESSION"
+
+# A process that was told to end may take a while on a busy machine.
+PATIENCE_SECONDS = 60
+
+
+@pytest.fixture(scope="session", autouse=True)
+def session_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The directory for temporary files of this session, empty at its end.
+
+    Its name begins the name of what is made elsewhere for speed: in /dev/shm, say.
+    """
+    kept = tmp_path_factory.getbasetemp()  # pytest's own, made before the other is the default
+    directory = Path(tempfile.mkdtemp(prefix="tests-"))
+    directory.chmod(0o711)  # PostgreSQL, which is not root, passes through it to its socket
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(directory))
+        patch.setenv(VARIABLE, directory.name)
+        patch.setattr(tempfile, "tempdir", str(directory))
+        yield directory
+        left = [*_processes(directory, kept), *_ports(psutil.Process()), *_files(directory)]
+    assert not left, "\n".join(["the tests left behind:", *left])
+    directory.rmdir()
+
+
+def _processes(directory: Path, kept: Path) -> list[str]:
+    started = [one for one in psutil.process_iter() if _is_ours(one, (directory, kept))]
+    _, left = psutil.wait_procs(started, PATIENCE_SECONDS)
+    return [line for process in left for line in _describe(process)]
+
+
+def _describe(process: psutil.Process) -> list[str]:
+    try:
+        words = " ".join(process.cmdline()) or process.name()
+        return [f"process {process.pid}: {words}", *_ports(process)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _is_ours(process: psutil.Process, directories: Sequence[Path]) -> bool:
+    """Whether the tests started a process that still runs, directly or through others."""
+    try:
+        if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        if any(parent.pid == os.getpid() for parent in process.parents()):
+            return True
+        # PostgreSQL has an environment of its own, and works in its data directory.
+        if any(Path(process.cwd()).is_relative_to(directory) for directory in directories):
+            return True
+        return process.environ().get(VARIABLE) == directories[0].name
+    except psutil.Error:
+        return False  # it ended meanwhile, or is somebody else's
+
+
+def _ports(process: psutil.Process) -> list[str]:
+    return [
+        f"port {connection.laddr.port}, on which process {process.pid} listens"
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+
+
+def _files(directory: Path) -> list[str]:
+    places = [(directory, "*"), (Path("/dev/shm"), f"{directory.name}*")]  # noqa: S108
+    return [f"file {left}" for place, pattern in places for left in sorted(place.glob(pattern))]
