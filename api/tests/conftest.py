@@ -455,10 +455,10 @@ def problem(answer: httpx.Response, status: int, kind: str) -> dict[str, Any]:
     return body
 
 
-async def waits_for_a_lock(database: Database) -> None:
-    """Returns once somebody waits for a lock in the database."""
+async def waits_for_a_lock(database: Database, count: int = 1) -> None:
+    """Returns once somebody waits for a lock in the database, or so many do."""
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while not await database.fetch("SELECT FROM pg_locks WHERE NOT granted"):  # noqa: ASYNC110
+        while len(await database.fetch("SELECT FROM pg_locks WHERE NOT granted")) < count:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 

@@ -19,12 +19,11 @@ import msgspec
 from laptop.children import Account, prefix, wait_until
 from laptop.postgres import SOCKET_PREFIX, Cluster
 from payments import config, db
-from tests import command
+from tests import PATIENCE_SECONDS, command
 
 # Debian keeps it outside a user's PATH.
 PROGRAM = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin") or "pgbouncer"
 EXAMPLE = Path(__file__).parents[2] / "docs" / "pgbouncer.ini"
-START_TIMEOUT_SECONDS = 20
 
 _ports = count(6432)
 
@@ -66,7 +65,7 @@ class Poolers:
         url = variables.get("PAYMENTS_DATABASE_URL", "")
         if not self._is_here(url):
             return dict(variables)
-        url = self.before(config.Settings(database_url=url)).database_url
+        url = self.before(config.load(variables)).database_url
         return dict(variables) | {"PAYMENTS_DATABASE_URL": url, "PAYMENTS_DATABASE_POOLER": "true"}
 
     def _is_here(self, url: str) -> bool:
@@ -96,9 +95,7 @@ class Poolers:
         ):
             try:
                 socket = sockets / f"{SOCKET_PREFIX}{port}"
-                wait_until(
-                    lambda: socket.exists() or process.poll() is not None, START_TIMEOUT_SECONDS
-                )
+                wait_until(lambda: socket.exists() or process.poll() is not None, PATIENCE_SECONDS)
                 assert socket.exists(), said.read_text()
                 yield port
             finally:

@@ -7,16 +7,20 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import CLIENT, Api, Database, Serve, client, problem, waits_for_a_lock
+from payments import metrics
+from tests import PATIENCE_SECONDS
+from tests.conftest import (
+    CLIENT,
+    IMPATIENT,
+    Api,
+    Database,
+    Serve,
+    client,
+    problem,
+    waits_for_a_lock,
+)
 
 KEY = "order-1"
-
-# Waits that end soon; each shorter than the one around it.
-IMPATIENT = {
-    "lock_timeout_seconds": 0.3,
-    "statement_timeout_seconds": 0.4,
-    "command_timeout_seconds": 0.5,
-}
 
 
 async def test_the_answer(api: Api) -> None:
@@ -301,28 +305,45 @@ async def test_who_waits_for_a_key_does_not_fail_the_others(
     assert len(await database.fetch("SELECT FROM payments")) == 5
 
 
+@pytest.mark.in_process  # reads a gauge
 async def test_a_replay_that_fails_makes_nobodys_payment_twice(
     start: Serve, database: Database
 ) -> None:
-    # Slow enough for a lock on the table to queue during the creation, and to be there before the
-    # first answer of the used key is looked up.
+    # Has each creation wait for a lock that the test holds.
     await database.fetch("""
-        CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql
-        AS 'BEGIN PERFORM pg_sleep(0.1); RETURN new; END'
+        CREATE FUNCTION held() RETURNS trigger LANGUAGE plpgsql
+        AS 'BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN new; END'
     """)
-    url = await start(**IMPATIENT)
-    async with client(url, await database.key()) as api, database.connect() as other:
+    url = await start(lock_timeout_seconds=3.0)
+    async with (
+        client(url, await database.key()) as api,
+        database.connect() as holder,
+        database.connect() as other,
+    ):
         assert (await api.create({"payment": 1}, Idempotency_Key=KEY)).status_code == 201
+        await holder.execute("SELECT pg_advisory_lock(1)")
         await database.fetch(
-            "CREATE TRIGGER slow BEFORE INSERT ON payments FOR EACH ROW EXECUTE FUNCTION slow()"
+            "CREATE TRIGGER held BEFORE INSERT ON payments FOR EACH ROW EXECUTE FUNCTION held()"
         )
         first = asyncio.create_task(api.create({"payment": 2}))
-        await asyncio.sleep(0.05)  # the next two share a statement
+        await waits_for_a_lock(database)
+        # The next two share a statement, which begins when the first one ends.
         replay = asyncio.create_task(api.create({"payment": 1}, Idempotency_Key=KEY))
         free = asyncio.create_task(api.create({"payment": 3}))
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while metrics.Active.requests < 3:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        await holder.execute("SELECT pg_advisory_unlock(1), pg_advisory_lock(1)")
         assert (await first).status_code == 201
+        await waits_for_a_lock(database)
+        # What the used key was answered first is looked up after the creation: not any more.
         async with other.transaction():
-            await other.execute("LOCK TABLE payments IN ACCESS EXCLUSIVE MODE")
+            locking = asyncio.create_task(
+                other.execute("LOCK TABLE payments IN ACCESS EXCLUSIVE MODE")
+            )
+            await waits_for_a_lock(database, 2)
+            await holder.execute("SELECT pg_advisory_unlock(1)")
+            await locking
             problem(await replay, 503, "database-unavailable")
         assert (await free).status_code == 201
     rows = await database.fetch("SELECT payment::int FROM payments ORDER BY 1")

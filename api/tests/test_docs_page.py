@@ -12,6 +12,8 @@ from playwright.async_api import BrowserContext, Locator, Page, Route, async_pla
 from payments import docs
 from tests.conftest import Api
 
+pytestmark = pytest.mark.slow
+
 BROWSERS = (
     "chromium",
     "chromium-browser",

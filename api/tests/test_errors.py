@@ -213,12 +213,12 @@ async def test_a_mistake_of_the_services_own_is_a_500(database: Database) -> Non
 
 async def test_a_request_has_a_deadline(start: Serve, database: Database) -> None:
     url = await start(
-        request_timeout_seconds=2.0,
-        acquire_timeout_seconds=0.8,
-        connect_timeout_seconds=0.7,
-        command_timeout_seconds=1.1,
-        statement_timeout_seconds=1.0,
-        lock_timeout_seconds=0.9,
+        request_timeout_seconds=4.0,
+        acquire_timeout_seconds=1.6,
+        connect_timeout_seconds=1.5,
+        command_timeout_seconds=2.3,
+        statement_timeout_seconds=2.2,
+        lock_timeout_seconds=2.1,
     )
     async with client(url, await database.key()) as api, database.connect() as holder:
         await api.payment()
@@ -330,7 +330,9 @@ async def test_a_client_that_leaves_is_no_failure(
         await holder.execute("LOCK payments")
         async with client(url, key) as api:
             with pytest.raises(httpx.ReadTimeout):
-                await api.http.get("/v1/payments", timeout=0.1)
+                await api.http.get(
+                    "/v1/payments", timeout=httpx.Timeout(PATIENCE_SECONDS, read=0.1)
+                )
     async with client(url, key) as api:
         assert (await api.send("GET", "/v1/payments")).status_code == 200
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]

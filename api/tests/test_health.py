@@ -208,7 +208,7 @@ async def test_an_unmigrated_database_is_unavailable(api: Api, database: Databas
 
 @pytest.mark.usefixtures("command")
 async def test_a_service_that_is_told_to_stop(database: Database) -> None:
-    async with serve_process(database, {"PAYMENTS_SHUTDOWN_DELAY_SECONDS": "1"}) as (
+    async with serve_process(database, {"PAYMENTS_SHUTDOWN_DELAY_SECONDS": "3600"}) as (
         url,
         _,
         process,
@@ -216,7 +216,7 @@ async def test_a_service_that_is_told_to_stop(database: Database) -> None:
         async with client(url, await database.key()) as api:
             assert (await api.send("GET", "/readyz")).status_code == 200
             process.terminate()
-            async with asyncio.timeout(1):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 while (answer := await api.send("GET", "/readyz")).status_code == 200:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
             assert "shutting down" in problem(answer, 503, "not-ready")["detail"]
@@ -225,6 +225,7 @@ async def test_a_service_that_is_told_to_stop(database: Database) -> None:
             assert made.status_code == 201
             assert made.headers["Connection"] == "close"
             assert (await api.send("GET", "/livez")).status_code == 200
+        process.terminate()  # a second time: no need to wait for the load balancer
         assert await process.wait() == 0
 
 

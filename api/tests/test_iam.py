@@ -28,14 +28,6 @@ from tests.conftest import Database, Serve, client
 
 REGION = "eu-west-1"
 
-# Python plays RDS here, on a machine that has other work.
-PATIENT: dict[str, Any] = {
-    "database_iam_region": REGION,
-    "ready_timeout_seconds": 10.0,
-    "connect_timeout_seconds": 10.0,
-    "acquire_timeout_seconds": 11.0,
-    "request_timeout_seconds": 15.0,
-}
 KEYS = ("ASIAEXAMPLE", "secret/with+signs")
 SESSION = "session//token+=="
 
@@ -171,14 +163,15 @@ async def test_credentials_are_renewed_before_their_end(endpoint: Endpoint) -> N
 
 
 async def test_an_endpoint_that_is_away_is_felt_when_the_credentials_end(
-    endpoint: Endpoint,
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     password = tokens(endpoint.environ)
-    endpoint.lifetime_seconds = 2
+    endpoint.lifetime_seconds = iam.RENEW_BEFORE_SECONDS
     await password()
     endpoint.status = 500
     await password()
-    await asyncio.sleep(2)
+    later = time.time() + iam.RENEW_BEFORE_SECONDS
+    monkeypatch.setattr(time, "time", lambda: later)
     with pytest.raises(ConnectionError, match="AWS_CONTAINER_CREDENTIALS_FULL_URI gives no"):
         await password()
     endpoint.status = 200
@@ -367,7 +360,9 @@ def stranger(cluster: Cluster, tmp_path: Path) -> Path:
 
 async def test_the_service_signs_in(start: Serve, database: Database, rds: Rds) -> None:
     url = rds.url(database.name, "payments_app")
-    async with client(await start(database_url=url, **PATIENT), await database.key()) as api:
+    async with client(
+        await start(database_url=url, database_iam_region=REGION), await database.key()
+    ) as api:
         assert (await api.send("GET", "/readyz")).status_code == 200
         await asyncio.gather(*(api.payment() for _ in range(20)))
     assert len(rds.tokens) >= 2  # the pool's, and the readiness check's
@@ -379,7 +374,9 @@ async def test_a_database_that_takes_no_such_token(
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "of-somebody-else")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
     url = rds.url(database.name, "payments_app")
-    async with client(await start(database_url=url, **PATIENT), await database.key()) as api:
+    async with client(
+        await start(database_url=url, database_iam_region=REGION), await database.key()
+    ) as api:
         answer = await api.create({"payment": 1})
         assert answer.status_code == 503
         assert (await api.send("GET", "/readyz")).status_code == 503
@@ -391,7 +388,9 @@ async def test_no_token_goes_to_a_stranger(
     start: Serve, database: Database, rds: Rds, stranger: Path
 ) -> None:
     url = rds.url(database.name, "payments_app", certificate=stranger)
-    async with client(await start(database_url=url, **PATIENT), await database.key()) as api:
+    async with client(
+        await start(database_url=url, database_iam_region=REGION), await database.key()
+    ) as api:
         assert (await api.send("GET", "/readyz")).status_code == 503
         assert (await api.create({"payment": 1})).status_code == 503
     assert not rds.tokens

@@ -12,6 +12,8 @@ from payments.config import Settings
 from tests.conftest import Database, client, problem, serve, settings_for
 from tests.pooler import Poolers, connect_query, example
 
+pytestmark = pytest.mark.slow
+
 CALLERS = 64
 
 

@@ -9,6 +9,8 @@ from payments import docs
 from tests.conftest import Database, Serve
 from tests.test_openapi import OPERATIONS
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 PHASES = ("examples", "coverage", "fuzzing", "stateful")
 

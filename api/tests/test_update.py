@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import CLIENT, Api, Database, Serve, client, problem
+from tests.conftest import CLIENT, IMPATIENT, Api, Database, Serve, client, problem
 
 CONSUME = '{"status": "consumed"}'
 INSERT = '{"status": "inserted"}'
@@ -219,9 +219,7 @@ async def test_overlapping_sets_of_payments(start: Serve, database: Database) ->
 
 
 async def test_a_locked_payment_does_not_fail_the_others(start: Serve, database: Database) -> None:
-    url = await start(
-        lock_timeout_seconds=0.3, statement_timeout_seconds=0.4, command_timeout_seconds=0.5
-    )
+    url = await start(**IMPATIENT)
     async with (
         client(url, await database.key()) as api,
         database.connect() as holder,
