@@ -19,10 +19,8 @@ from tests.conftest import API_DIRECTORY, Database, Serve
 from tests.test_cli import Result, invoke_on
 from tests.test_laptop import free_port
 
-pytestmark = [
-    pytest.mark.in_process,
-    pytest.mark.slow,
-]  # the image's container does not see the old system's file
+# The image's container does not see the old system's file.
+pytestmark = [pytest.mark.in_process, pytest.mark.slow]
 
 CLIENTS = 4
 PAUSE_SECONDS = 0.02  # between two attempts of a client that was refused

@@ -12,8 +12,6 @@ from playwright.async_api import BrowserContext, Locator, Page, Route, async_pla
 from payments import docs
 from tests.conftest import Api
 
-pytestmark = pytest.mark.slow
-
 BROWSERS = (
     "chromium",
     "chromium-browser",
@@ -75,6 +73,7 @@ async def _execute(page: Page, operation: str) -> Locator:
     return answer
 
 
+@pytest.mark.slow
 async def test_a_payment_can_be_made_from_the_page(
     shared: Api, browser: BrowserContext, tmp_path: Path
 ) -> None:
@@ -113,6 +112,7 @@ async def test_a_payment_can_be_made_from_the_page(
         await page.locator("section.models").screenshot(path=tmp_path / "schemas.png")
 
 
+@pytest.mark.slow
 async def test_without_a_key_the_page_shows_the_problem(
     shared: Api, browser: BrowserContext
 ) -> None:

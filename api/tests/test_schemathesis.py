@@ -5,6 +5,8 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
+
 from payments import docs
 from tests.conftest import Database, Serve
 from tests.test_openapi import OPERATIONS
