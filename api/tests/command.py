@@ -6,10 +6,12 @@ With `--pooler`, `payments serve` reaches PostgreSQL through one.
 import asyncio
 import itertools
 import os
+import secrets
+import socket
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
@@ -76,6 +78,20 @@ def visible(directory: Path) -> Iterator[None]:
         yield
     finally:
         image.directories.remove(directory)
+
+
+def free_port() -> int:
+    """Returns a port that the kernel gives to nobody who connects, not even to itself.
+
+    A caller that tries again and again to reach a dead server's port could otherwise be given that
+    very port for its own end, and have itself for a server. Tests that run at one time, all with
+    the same seed, draw different ones.
+    """
+    while True:
+        port = secrets.randbelow(12_000) + 20_000
+        with socket.socket() as free, suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
 
 
 def sockets(cluster: Cluster) -> Path:

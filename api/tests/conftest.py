@@ -4,7 +4,6 @@ import asyncio
 import json
 import re
 import shutil
-import socket
 import tempfile
 import threading
 from asyncio.subprocess import DEVNULL, Process
@@ -26,7 +25,7 @@ from payments import auth, config, migrate
 from payments.app import Application
 from payments.server import Server
 from tests import PATIENCE_SECONDS, command
-from tests.command import Image, launch
+from tests.command import Image, free_port, launch
 from tests.pooler import Poolers
 
 pytest_plugins = ["leaks"]
@@ -300,14 +299,6 @@ async def _serve_image(settings: config.Settings) -> AsyncIterator[str]:
         process.terminate()
         log += await rest
         assert await process.wait() == 0, log.decode()
-
-
-def free_port() -> int:
-    """Returns a port that nobody has."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-    return port
 
 
 @asynccontextmanager

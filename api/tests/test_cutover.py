@@ -15,9 +15,9 @@ import pytest
 
 from payments import importer
 from tests import PATIENCE_SECONDS
+from tests.command import free_port
 from tests.conftest import API_DIRECTORY, Database, Serve
 from tests.test_cli import Result, invoke_on
-from tests.test_laptop import free_port
 
 # The image's container does not see the old system's file.
 pytestmark = [pytest.mark.in_process, pytest.mark.slow]

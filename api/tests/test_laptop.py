@@ -22,6 +22,7 @@ from laptop import children, lock
 from laptop.__main__ import SERVER
 from laptop.postgres import Cluster, ClusterError
 from tests import PATIENCE_SECONDS
+from tests.command import free_port
 from tests.test_sources import sqlite_file
 
 API_DIRECTORY = Path(__file__).parent.parent
@@ -343,14 +344,6 @@ class Run:
 
 
 Launch = Callable[[], Run]
-
-
-def free_port() -> int:
-    """Returns a port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests import PATIENCE_SECONDS
-from tests.command import launch
-from tests.conftest import Database, client, free_port
+from tests.command import free_port, launch
+from tests.conftest import Database, client
 
 CARD = "4111111111111111"
 PASSWORD = "canary-password"

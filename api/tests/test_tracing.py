@@ -15,12 +15,12 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from tests import PATIENCE_SECONDS
 from tests.collector import CLIENT, ERROR, SERVER, Collector, Link, Span, collecting
+from tests.command import free_port
 from tests.conftest import (
     API_DIRECTORY,
     Api,
     Database,
     client,
-    free_port,
     serve_process,
 )
 

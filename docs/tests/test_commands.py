@@ -169,11 +169,7 @@ def test_helm_renders_what_is_to_be_installed() -> None:
 # What README.md and docs/service.md say of a running service is done on one, from a folder that
 # holds what a checkout would.
 
-FREE_PORTS = """
-import socket
-sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
-print(*(s.getsockname()[1] for s in sockets))
-"""
+FREE_PORTS = "from tests.command import free_port; print(free_port(), free_port())"
 
 # curl fails as a person would see it; make is the checkout's.
 SETUP = f"""
@@ -187,7 +183,7 @@ make() {{ command make --directory '{ROOT}' "$@"; }}
 def laptop(tmp_path: Path) -> Iterator[dict[str, str]]:
     """What `make run` runs, on data of its own; gives what replaces what in a document."""
     command = [sys.executable, "-c", FREE_PORTS]
-    port, metrics_port = subprocess.check_output(command, text=True).split()
+    port, metrics_port = subprocess.check_output(command, cwd=ROOT / "api", text=True).split()
     options = (f"--port={port}", f"--metrics-port={metrics_port}", f"--data={tmp_path / '.data'}")
     (tmp_path / ".venv").symlink_to(ROOT / ".venv")
     # Not a pipe: nobody reads the service's log.

@@ -16,7 +16,8 @@ from pathlib import Path
 from drill.monitoring import SCALE
 from laptop.children import prefix
 from payments import audit, config, logs, server
-from tests.faults.system import DATABASE, System, free_port
+from tests.command import free_port
+from tests.faults.system import DATABASE, System
 
 PERIOD_SECONDS = 60 / SCALE
 

@@ -17,7 +17,7 @@ import httpx
 import msgspec
 
 from laptop.children import prefix, wait_until
-from tests.faults.system import free_port
+from tests.command import free_port
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 MONITORING = CHECKOUT / "charts" / "payments" / "monitoring"

@@ -4,7 +4,6 @@ import asyncio
 import os
 import random
 import signal
-import socket
 import sys
 import time
 from asyncio.subprocess import Process
@@ -21,7 +20,7 @@ import psutil
 from laptop.children import prefix
 from laptop.postgres import Cluster
 from payments import auth, migrate
-from tests.command import sockets
+from tests.command import free_port, sockets
 from tests.faults.client import Connection, NotSent, Unanswered
 from tests.faults.history import ROWS
 from tests.faults.proxy import Direction, Proxy
@@ -244,19 +243,6 @@ class System:
 def socket_of(cluster: Cluster) -> Path:
     """Returns the socket that a PostgreSQL listens on."""
     return sockets(cluster) / ".s.PGSQL.5432"
-
-
-def free_port() -> int:
-    """Returns a port that the kernel gives to nobody who connects, not even to itself.
-
-    A caller that tries again and again to reach a dead server's port could otherwise be given that
-    very port for its own end, and have itself for a server.
-    """
-    while True:
-        port = random.randrange(20_000, 32_000)
-        with socket.socket() as free, suppress(OSError):
-            free.bind(("127.0.0.1", port))
-            return port
 
 
 @asynccontextmanager
