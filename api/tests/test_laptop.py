@@ -25,6 +25,8 @@ from tests import PATIENCE_SECONDS
 from tests.command import free_port
 from tests.test_sources import sqlite_file
 
+pytestmark = pytest.mark.slow
+
 API_DIRECTORY = Path(__file__).parent.parent
 LAUNCHER = [sys.executable, "-m", "laptop"]
 
@@ -33,8 +35,6 @@ import sys, time
 from pathlib import Path
 from laptop import children, postgres
 from laptop.postgres import Cluster
-
-pytestmark = pytest.mark.slow
 death_signal = sys.argv[2]
 postgres.prefix = lambda _, *rest: children.prefix(death_signal, *rest)
 cluster = Cluster(Path(sys.argv[1]))

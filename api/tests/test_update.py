@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import CLIENT, IMPATIENT, Api, Database, Serve, client, problem
+from tests.conftest import CLIENT, Api, Database, Serve, client, problem
 
 CONSUME = '{"status": "consumed"}'
 INSERT = '{"status": "inserted"}'
@@ -219,7 +219,15 @@ async def test_overlapping_sets_of_payments(start: Serve, database: Database) ->
 
 
 async def test_a_locked_payment_does_not_fail_the_others(start: Serve, database: Database) -> None:
-    url = await start(**IMPATIENT)
+    # Who holds the payment is waited for until the end of the request.
+    url = await start(
+        lock_timeout_seconds=0.3,
+        statement_timeout_seconds=2.2,
+        command_timeout_seconds=2.3,
+        connect_timeout_seconds=2.4,
+        acquire_timeout_seconds=2.5,
+        request_timeout_seconds=5.0,
+    )
     async with (
         client(url, await database.key()) as api,
         database.connect() as holder,

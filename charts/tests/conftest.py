@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+pytest_plugins = ["leaks"]
+
 ROOT = Path(__file__).parents[2]
 CHARTS = ROOT / "charts"
 CLIENTS = ROOT / ".cache" / "clients"  # helm, helm3 and kubectl
