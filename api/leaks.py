@@ -81,5 +81,6 @@ def _ports(process: psutil.Process) -> list[str]:
 
 
 def _files(directory: Path) -> list[str]:
-    places = [(directory, "*"), (Path("/dev/shm"), f"{directory.name}*")]  # noqa: S108
+    elsewhere = [Path("/dev/shm"), Path("/var/tmp")]  # noqa: S108 - looks only
+    places = [(directory, "*"), *((place, f"{directory.name}*") for place in elsewhere)]
     return [f"file {left}" for place, pattern in places for left in sorted(place.glob(pattern))]

@@ -55,22 +55,24 @@ def long(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture
-def directory() -> Iterator[Path]:
+def directory(session_directory: Path) -> Iterator[Path]:
     """A directory on a disk for a database; PostgreSQL's user can enter it."""
-    with _directory("/var/tmp") as directory:  # noqa: S108 - one of its own is made in it
+    with _directory("/var/tmp", session_directory.name) as directory:  # noqa: S108 - one of its own is made in it
         yield directory
 
 
 @pytest.fixture
-def memory() -> Iterator[Path]:
+def memory(session_directory: Path) -> Iterator[Path]:
     """The same in memory, where it is fast and nothing is asked of the disk."""
-    with _directory(fast_directory()) as directory:
+    with _directory(fast_directory(), session_directory.name) as directory:
         yield directory
 
 
 @contextmanager
-def _directory(parent: str | None) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(dir=parent, ignore_cleanup_errors=True) as name:
+def _directory(parent: str | None, session: str) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(
+        prefix=f"{session}-", dir=parent, ignore_cleanup_errors=True
+    ) as name:
         Path(name).chmod(0o755)
         yield Path(name)
 

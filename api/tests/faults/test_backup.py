@@ -12,6 +12,7 @@ from pathlib import Path
 import asyncpg
 
 from laptop.postgres import Cluster, program
+from tests import PATIENCE_SECONDS
 from tests.faults.conftest import Seen
 from tests.faults.history import ROWS, History, lost_before
 from tests.faults.system import DATABASE, System, system
@@ -57,7 +58,7 @@ async def _delete_by_mistake(made: System) -> float:
 async def _archive_all(made: System) -> None:
     async with made.database() as connection:
         segment = await connection.fetchval("SELECT pg_walfile_name(pg_switch_wal())")
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while (  # noqa: ASYNC110
                 await connection.fetchval("SELECT last_archived_wal FROM pg_stat_archiver") or ""
             ) < segment:
@@ -75,7 +76,7 @@ async def _restored(data: Path, archive: Path, moment: float) -> AsyncIterator[C
     cluster = Cluster(data, settings)
     with cluster:
         connection = await asyncpg.connect(cluster.url(DATABASE))
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while await connection.fetchval("SELECT pg_is_in_recovery()"):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         await connection.close()

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests import PATIENCE_SECONDS
 from tests.faults.client import Connection
 from tests.faults.conftest import Seen
 from tests.faults.system import System, system
@@ -111,7 +112,7 @@ async def test_slow_clients(memory: Path, seen: Seen) -> None:
         await _p99(made)
         alone, files = await _p99(made), server.num_fds()
         with _slow_clients(made) as connected:
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 for _ in range(3 * SLOW_OF_EACH_KIND):
                     await connected.acquire()
             held = server.num_fds() - files

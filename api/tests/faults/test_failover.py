@@ -14,6 +14,7 @@ import asyncpg
 import pytest
 
 from laptop.postgres import Cluster, program
+from tests import PATIENCE_SECONDS
 from tests.faults import mix
 from tests.faults.conftest import Progress, Seen
 from tests.faults.system import System, socket_of, system
@@ -42,7 +43,7 @@ async def _make_synchronous(made: System) -> None:
     async with made.database() as connection:
         await connection.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
         await connection.execute("SELECT pg_reload_conf()")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while not await connection.fetchval(  # noqa: ASYNC110
                 "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'"
             ):
