@@ -4,12 +4,14 @@ import json
 import subprocess
 from pathlib import Path
 
+import pytest
 import yaml
 
 from tests.conftest import TOOLS
 from tests.test_schemas import RENDERED
 
 
+@pytest.mark.slow
 def test_nothing_fails(tmp_path: Path) -> None:
     for name, manifests in RENDERED.items():
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump_all(manifests))

@@ -73,6 +73,7 @@ def test_kubernetes_accepts_them(tmp_path: Path) -> None:
     assert result.stdout.count("passed") == len(own), result.stdout
 
 
+@pytest.mark.slow  # Go downloads the definitions
 @pytest.mark.parametrize("name", RENDERED)
 def test_the_operators_accept_it(name: str) -> None:
     for manifest in RENDERED[name]:
@@ -82,6 +83,7 @@ def test_the_operators_accept_it(name: str) -> None:
             )
 
 
+@pytest.mark.slow
 def test_a_wrong_field_is_found() -> None:
     monitor, _ = [m for m in RENDERED["payments in dev"] if m["kind"] == "ServiceMonitor"]
     wrong = {**monitor, "spec": {**monitor["spec"], "endpoint": []}}
