@@ -25,6 +25,7 @@ _FILE = Path(__file__).with_name("faults.toml")
 FAULTS = [Fault(**row) for row in tomllib.loads(_FILE.read_text())["fault"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f"{f.file}: {f.wrong.strip()[:40]}")
 def test_a_planted_fault_is_caught(workspace: Workspace, fault: Fault) -> None:
     root = places()[fault.place]

@@ -30,6 +30,7 @@ def test_the_promises_are_kept(workspace: Workspace, place: str) -> None:
     assert output.count("... pass\n") >= LEAST_PROMISES[places()[place]], output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", places())
 def test_checkov_finds_nothing(place: str, tmp_path: Path) -> None:
     command = [str(Path(sys.executable).with_name("checkov")), "--quiet", "--compact"]
