@@ -13,6 +13,8 @@ import yaml
 
 from pipeline.release import ROOT
 
+pytestmark = pytest.mark.slow  # oasdiff is built with Go
+
 Json = dict[str, Any]
 
 CONTRACT: Json = yaml.safe_load((ROOT / "api" / "openapi.yaml").read_text())
