@@ -246,6 +246,7 @@ system-packages: ## Installs what tests need of the system, as root on Debian; e
 IMAGE ?= payments:local
 # Another base than the Dockerfile's: a mirror, say.
 BASE ?=
+OFFICIAL_BASE = $(shell sed -n 's/^FROM \(.*\) AS official$$/\1/p' api/Dockerfile)
 # linux/amd64,linux/arm64 with --push in BUILD_FLAGS makes one name for both.
 PLATFORMS ?=
 BUILD_FLAGS ?=
@@ -259,15 +260,19 @@ image: ## Builds the container image (IMAGE=, BASE=, PLATFORMS=, BUILD_FLAGS=, D
 	@$(DOCKER) version >/dev/null || { echo "make image needs Docker: see the message above" >&2; exit 1; }
 	DOCKER_BUILDKIT=1 $(DOCKER) build --tag '$(IMAGE)' $(BUILD_FLAGS) \
 	  $(if $(BASE),--build-arg BASE='$(BASE)') $(if $(PLATFORMS),--platform '$(PLATFORMS)') \
+	  --build-arg BASE_NAME='$(or $(BASE),$(OFFICIAL_BASE))' \
 	  --build-arg VERSION="$$(git describe --tags --always --dirty 2>/dev/null || echo unknown)" \
 	  --build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null || echo unknown)" \
 	  --build-arg CREATED="$$(TZ=UTC git log -1 --date=format-local:%Y-%m-%dT%H:%M:%SZ --format=%cd 2>/dev/null || echo 1970-01-01T00:00:00Z)" \
 	  --build-arg SOURCE_DATE_EPOCH=$(GIT_TIME) api
 
+# Not all of the tests, say TESTS=tests/test_image.py.
+TESTS ?=
+
 .PHONY: image-test
-image-test: system-packages $(STAMP) ## Tests the image: the suite from outside, on a container held as a pod is (IMAGE=)
+image-test: $(if $(TESTS),,system-packages) $(STAMP) ## Tests the image from outside, on containers as restricted as a pod (IMAGE=, TESTS=)
 	@mkdir -p '$(BROWSER_HOME)'
-	cd api && HOME='$(BROWSER_HOME)' DOCKER='$(DOCKER)' $(BIN)/python -m pytest -n 2 --image '$(IMAGE)'
+	cd api && HOME='$(BROWSER_HOME)' DOCKER='$(DOCKER)' $(BIN)/python -m pytest -n 2 --image '$(IMAGE)' $(TESTS)
 
 .PHONY: image-lint
 image-lint: $(STAMP) ## Checks the Dockerfile (hadolint)
