@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -67,24 +68,37 @@ async def invoke_on(database: Database, *arguments: str, user: str = "payments_m
     return await invoke(*arguments, DATABASE_URL=database.url(user))
 
 
-@pytest.mark.parametrize(
-    ("words", "teaches"),
-    [
-        ([], ["serve", "migrate", "keys", "purge", "roles", "PAYMENTS_DATABASE_URL"]),
-        (["serve"], ["SIGTERM"]),
-        (["migrate"], ["--dry-run", "Safe to run again"]),
-        (["roles"], ["administrator"]),
-        (["keys"], ["create", "list", "revoke"]),
-        (["keys", "create"], ["CLIENT", "--scope", "payments:read", "keys create shop"]),
-        (["keys", "list"], ["not stored"]),
-        (["keys", "revoke"], ["ID", "keys list", "30 seconds"]),
-        (["purge"], ["--retention-days", "365", "Idempotency-Key"]),
-        (["audit"], ["exit with 1", "--serve", "PAYMENTS_METRICS_PORT"]),
-    ],
-    ids=" ".join,
-)
-async def test_help_teaches(words: list[str], teaches: list[str]) -> None:
-    result = await invoke(*words, "--help")
+HELP = {
+    "": ["serve", "migrate", "keys", "purge", "roles", "PAYMENTS_DATABASE_URL"],
+    "serve": ["SIGTERM"],
+    "migrate": ["--dry-run", "Safe to run again"],
+    "roles": ["administrator"],
+    "keys": ["create", "list", "revoke"],
+    "keys create": ["CLIENT", "--scope", "payments:read", "keys create shop"],
+    "keys list": ["not stored"],
+    "keys revoke": ["ID", "keys list", "30 seconds"],
+    "purge": ["--retention-days", "365", "Idempotency-Key"],
+    "audit": ["exit with 1", "--serve", "PAYMENTS_METRICS_PORT"],
+    "smoke": ["PAYMENTS_SMOKE_KEY", "exit with 1"],
+    "import": ["--dry-run", "Safe to run again", "IMPORT_AUTHORIZATION"],
+    "verify": ["exit with 1"],
+}
+
+
+def commands(group: click.Command, name: str = "") -> set[str]:
+    """Returns the names of a command and of all that it holds."""
+    held = group.commands if isinstance(group, click.Group) else {}
+    return {name}.union(*(commands(held[part], f"{name} {part}".strip()) for part in held))
+
+
+@pytest.mark.in_process
+def test_every_command_has_its_row() -> None:
+    assert commands(cli.main) == HELP.keys()
+
+
+@pytest.mark.parametrize(("words", "teaches"), HELP.items())
+async def test_help_teaches(words: str, teaches: list[str]) -> None:
+    result = await invoke(*words.split(), "--help")
     assert result.status == 0
     text = " ".join(result.output.split())
     for lesson in teaches:

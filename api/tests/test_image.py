@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -11,8 +13,9 @@ import psutil
 import pytest
 
 from tests import command
-from tests.command import DOCKER, Image
-from tests.conftest import Database, Serve, client
+from tests.command import DOCKER, Image, launch
+from tests.conftest import API_DIRECTORY, Database, Serve, client, serve, settings_for
+from tests.test_sources import sqlite_file
 
 pytestmark = pytest.mark.usefixtures("command")
 
@@ -73,6 +76,8 @@ def test_labels(about: dict[str, Any]) -> None:
     assert {labels["title"], labels["licenses"]} == {"payments", "MIT"}
     assert len(labels["revision"]) == 40
     assert labels["version"] != "unknown"
+    # Never `official`, which is a name in the Dockerfile alone.
+    assert ":" in labels["base.name"]
     assert f"PAYMENTS_REVISION={labels['revision']}" in about["Config"]["Env"]
 
 
@@ -119,6 +124,61 @@ async def test_it_drains_and_ends_with_0(start: Serve) -> None:
     process.terminate()
     await asyncio.to_thread(process.wait, 10)
     assert 1 <= time.monotonic() - began < 3
+
+
+async def ran(*arguments: str, **variables: str) -> str:
+    """Runs the command with these `PAYMENTS_*` variables to its good end; returns its output."""
+    process = await launch(
+        *arguments,
+        variables={f"PAYMENTS_{name}": value for name, value in variables.items()},
+    )
+    output, error = await process.communicate()
+    assert process.returncode == 0, (output + error).decode()
+    return output.decode()
+
+
+@pytest.mark.timeout(1200)  # under emulation everything takes twenty times as long
+async def test_life(empty: Database) -> None:
+    await ran("migrate", DATABASE_URL=empty.url("payments_migrator"))
+    # The service is ended with SIGTERM, and must exit with 0.
+    async with serve(settings_for(empty)) as url:
+        output = await ran("smoke", url, "--wait-seconds=60", SMOKE_KEY=await empty.key())
+    assert "life of a payment" in output
+    assert "FAILED" not in output
+
+
+async def test_payments_of_the_old_system(database: Database, tmp_path: Path) -> None:
+    rows = [(1, "inserted", '{"a": 1.50}', 12.1), (2, "consumed", "null", None)]
+    owner = database.url("payments_migrator")
+    source = f"--from={sqlite_file(tmp_path / 'old', rows)}"
+    with command.visible(tmp_path):
+        await ran("import", source, "--report=-", DATABASE_URL=owner)
+        assert "No difference." in await ran("verify", source, DATABASE_URL=owner)
+    await ran("audit", DATABASE_URL=owner)
+    await ran("purge", DATABASE_URL=owner)
+
+
+def test_a_missing_wheel_fails_the_build(about: dict[str, Any], tmp_path: Path) -> None:
+    for name in ("migrations", "payments"):
+        shutil.copytree(API_DIRECTORY / name, tmp_path / name)
+    for name in ("Dockerfile", "openapi.yaml"):
+        shutil.copy(API_DIRECTORY / name, tmp_path)
+    # Of this version there are sources, and wheels for Python up to 3.12.
+    lock = f"asyncpg==0.29.0 --hash=sha256:{'0' * 64}\n"
+    (tmp_path / "requirements.lock").write_text(lock)
+    base = about["Config"]["Labels"]["org.opencontainers.image.base.name"]
+    result = subprocess.run(
+        [
+            *(DOCKER, "build", "--target=build", "--network=host", f"--build-arg=BASE={base}"),
+            *(f"--platform=linux/{about['Architecture']}", tmp_path),
+        ],
+        env=os.environ | {"DOCKER_BUILDKIT": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode != 0
+    assert "No matching distribution found for asyncpg==0.29.0" in result.stderr
 
 
 def _status(process: psutil.Process) -> dict[str, str]:

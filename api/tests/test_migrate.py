@@ -3,7 +3,7 @@
 import asyncio
 import re
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import asyncpg
@@ -17,19 +17,6 @@ from tests.conftest import Database
 OWNER = "SET ROLE payments_owner"
 
 FILES = [path.stem for path in sorted(migrate.DIRECTORY.glob("0*.sql"))]
-
-
-@pytest.fixture
-async def empty(cluster: Cluster) -> AsyncIterator[Database]:
-    """A database with the roles and nothing else."""
-    administrator = await asyncpg.connect(cluster.url("postgres", "postgres"))
-    await administrator.execute("CREATE DATABASE empty")
-    try:
-        await migrate.apply_roles(cluster.url("empty", "postgres"))
-        yield Database(cluster, "empty")
-    finally:
-        await administrator.execute("DROP DATABASE empty WITH (FORCE)")
-        await administrator.close()
 
 
 @pytest.fixture
