@@ -1,8 +1,8 @@
 """A pytest plugin for `pipeline/compat`: an earlier version's tests, on the schema of a newer one.
 
 NEWER_MIGRATIONS are the newer version's migrations, EARLIER the earlier version's checkout. What
-runs is what the service does on its database; the migration runner, the laptop and the pages have
-nothing to do with the schema.
+runs is what the service does with its tables. What its tests ask of HTTP, of connections to
+PostgreSQL, of logs and traces is answered alike on any schema, and left out.
 """
 
 import os
@@ -15,10 +15,26 @@ from payments import migrate
 NEWER = Path(os.environ["NEWER_MIGRATIONS"])
 
 ON_THE_SCHEMA = {"database", "api", "start", "shared", "shared_service"}
-NOT_ABOUT_IT = {"test_migrate", "test_laptop", "test_docs_page", "test_load"}
+NOT_ABOUT_IT = {
+    "test_cutover",  # test_import has each of its parts
+    "test_db",
+    "test_docs_page",
+    "test_hostile_json",
+    "test_iam",
+    "test_laptop",
+    "test_load",
+    "test_logs",
+    "test_metrics",  # what comes of tables is in test_audit
+    "test_migrate",
+    "test_pooler",
+    "test_schemathesis",
+    "test_server",
+    "test_tls",
+    "test_tracing",
+}
 
 # With fewer, something selects the wrong ones.
-TESTS_AT_LEAST = 900
+TESTS_AT_LEAST = 700
 
 original = migrate.migrate
 
