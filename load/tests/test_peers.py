@@ -21,7 +21,7 @@ from payments import auth, migrate
 PEERS = Path(__file__).parents[1] / "peers"
 MVP_KEY = "a-key-of-the-mvp"
 BODY = {"payment": 12345.67, "data": {"order": "A-1", "n": 1}}
-START_TIMEOUT_SECONDS = 20
+START_TIMEOUT_SECONDS = 60
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def serving(peer: str, key: str, **environment: str) -> Iterator[httpx.Client]:
     finally:
         client.close()
         process.terminate()
-        process.wait(10)
+        process.wait(START_TIMEOUT_SECONDS)
 
 
 def _answers(client: httpx.Client) -> bool:
