@@ -1,4 +1,4 @@
-"""compose.yaml says of the service what is true of it."""
+"""compose.yaml says of the service what is true of it. tests/compose starts it."""
 
 import re
 from typing import Any
@@ -8,9 +8,11 @@ import msgspec
 from payments import config
 from tests.conftest import API_DIRECTORY
 
-COMPOSE: dict[str, Any] = msgspec.yaml.decode((API_DIRECTORY.parent / "compose.yaml").read_bytes())
+FILE = API_DIRECTORY.parent / "compose.yaml"
+COMPOSE: dict[str, Any] = msgspec.yaml.decode(FILE.read_bytes())
 SERVICES = COMPOSE["services"]
-OWN = {name: service for name, service in SERVICES.items() if service.get("build") == "api"}
+IMAGE = "payments:local"
+OWN = {name: service for name, service in SERVICES.items() if service["image"] == IMAGE}
 
 
 def test_what_is_not_built_here_is_pinned_by_digest() -> None:
@@ -18,6 +20,19 @@ def test_what_is_not_built_here_is_pinned_by_digest() -> None:
     for name, service in SERVICES.items():
         if name not in OWN:
             assert re.fullmatch(r"[a-z/]+:[\w.-]+@sha256:[0-9a-f]{64}", service["image"]), name
+
+
+def test_what_is_built_here_is_built_once_and_never_pulled() -> None:
+    assert [name for name, service in OWN.items() if "build" in service] == ["api"]
+    assert {service["pull_policy"] for service in OWN.values()} == {"never"}
+
+
+def test_its_commands_are_those_of_the_readme() -> None:
+    readme = (API_DIRECTORY.parent / "README.md").read_text().splitlines()
+    head = FILE.read_text().partition("\nname:")[0].splitlines()
+    commands = [line for line in readme if line.startswith("docker compose ")]
+    assert len(commands) == 2
+    assert [line[4:] for line in head if line.startswith("#   docker compose ")] == commands
 
 
 def test_the_settings_are_the_services() -> None:
