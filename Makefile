@@ -274,6 +274,10 @@ image-test: $(if $(TESTS),,system-packages) $(STAMP) ## Tests the image from out
 	@mkdir -p '$(BROWSER_HOME)'
 	cd api && HOME='$(BROWSER_HOME)' DOCKER='$(DOCKER)' $(BIN)/python -m pytest -n 2 --image '$(IMAGE)' $(TESTS)
 
+.PHONY: compose-test
+compose-test: $(STAMP) ## Starts compose.yaml with containers, uses it, and removes it: ports 8000, 9090, 3000 (DOCKER=)
+	cd api && DOCKER='$(DOCKER)' $(BIN)/python -m pytest tests/compose
+
 .PHONY: image-lint
 image-lint: $(STAMP) ## Checks the Dockerfile (hadolint)
 	cd api && $(BIN)/hadolint Dockerfile

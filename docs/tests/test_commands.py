@@ -16,7 +16,7 @@ from tests.pages import PAGES, ROOT, Fence, page
 # Programs that need what is not here. Their options are the business of the tests that are named.
 ELSEWHERE = {
     "aws": "an account; terraform/testkit/tests/test_procedures.py holds each to the AWS CLI",
-    "docker": "Docker; api/tests/test_compose.py reads compose.yaml",
+    "docker": "Docker; `make compose-test` runs what is said of compose.yaml",
     "gh": "GitHub",
     "helm": "a cluster; what it would install is rendered below",
     "kind": "Docker",

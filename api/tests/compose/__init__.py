@@ -1,0 +1,1 @@
+"""What an engineer types first: compose.yaml, started."""
