@@ -14,8 +14,8 @@ from pipeline.tests.test_workflows import TEXTS, WORKFLOWS, commands
 MAKEFILE = (ROOT / "Makefile").read_text()
 CI = (ROOT / ".ci" / "run").read_text()
 
-# What only a cluster can show: .ci/run builds one where it can.
-ON_A_CLUSTER = {"test-cluster"}
+# What .ci/run adds to `make test-all`, by the script that calls it: both need more than this machine.
+BY_CI = {"test-cluster": ".ci/cluster", "compose-test": ".ci/compose"}
 
 
 def prerequisites(target: str) -> list[str]:
@@ -39,7 +39,7 @@ TEST_ALL = [*TEST, *prerequisites("test-all")]
 
 def test_the_readmes_command_is_part_of_all_and_all_is_part_of_ci() -> None:
     assert "test" in prerequisites("test-all")
-    assert re.search(r"^make test-all\b", CI, re.MULTILINE)
+    assert re.search(r"^step make test-all\b", CI, re.MULTILINE)
 
 
 def test_a_pull_request_passes_all_that_needs_no_cluster() -> None:
@@ -106,7 +106,14 @@ def left_out(targets: list[str]) -> set[Path]:
     } - (quick & slow)
 
 
-EVERYWHERE = [*TEST_ALL, *ON_A_CLUSTER]
+EVERYWHERE = [*TEST_ALL, *BY_CI]
+
+
+@pytest.mark.parametrize(("target", "script"), BY_CI.items())
+def test_ci_calls_the_rest(target: str, script: str) -> None:
+    assert re.search(rf"^step {script}$", CI, re.MULTILINE)
+    called = [file.read_text() for file in (ROOT / ".ci").rglob("*") if file.is_file()]
+    assert any(f"make {target}" in text for text in called)
 
 
 def test_every_test_is_in_a_tier() -> None:
