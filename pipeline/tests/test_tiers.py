@@ -14,7 +14,7 @@ from pipeline.tests.test_workflows import TEXTS, WORKFLOWS, commands
 MAKEFILE = (ROOT / "Makefile").read_text()
 CI = (ROOT / ".ci" / "run").read_text()
 
-# What .ci/run adds to `make test-all`, by the script that calls it: both need more than this machine.
+# What .ci/run adds to `make test-all`, by the script that prepares it.
 BY_CI = {"test-cluster": ".ci/cluster", "compose-test": ".ci/compose"}
 
 
