@@ -53,9 +53,8 @@ def readme() -> list[list[str]]:
 
 
 def start() -> None:
-    """Starts everything as README.md does, and waits until it is healthy."""
-    docker(*readme()[0])
-    docker("compose", "up", "--wait", f"--wait-timeout={PATIENCE_SECONDS}")
+    """Starts everything as README.md does, which waits until it is healthy."""
+    docker(*readme()[0], f"--wait-timeout={PATIENCE_SECONDS}")
 
 
 def left() -> list[str]:
