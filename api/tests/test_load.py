@@ -105,7 +105,7 @@ async def test_a_slow_service_fails(start: Serve, database: Database) -> None:
 
 
 async def test_a_machine_that_is_too_slow_says_so(start: Serve, database: Database) -> None:
-    rate = ("--rate=20000", "--seconds=0.05")
+    rate = ("--rate=20000", "--seconds=0.02")
     status, output = await run(await start(), await database.key(), *rate)
     assert status == 1
     assert BUSY in output
