@@ -18,7 +18,7 @@ export PYTHON
 export XDG_CACHE_HOME ?= $(CURDIR)/.cache
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONUNBUFFERED := 1
-# Tests start programs a hundred times: none should compile its modules again.
+# The caller's setting would make each program that a test starts compile its modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
 # $(call environment,FOLDER,LOCKS [PROJECT]): its file `installed` names the checkout and the
@@ -83,13 +83,13 @@ import: $(STAMP) ## Imports the old system's payments into a running `make run` 
 	@PYTHONPATH=api .venv/bin/python -m laptop.database import --from "$$FROM" \
 	  --report .data/import-report.csv $(IMPORT_FLAGS)
 
-# Three tiers: `test`, `test-all`, and .ci/run, which adds the drill, the benchmark and the cluster. What
+# Three tiers: `test`, `test-all`, and .ci/run, which adds what takes a machine of its own. What
 # is marked slow in a suite, or needs more than Python's packages, is in the second.
 .PHONY: test
-test: lint types migrations-lint image-lint unit charts infra-test docs ## What an author runs before a pull request: no Go, no Docker, no browser (4 minutes)
+test: lint types migrations-lint image-lint unit charts infra-test docs ## What an author runs before a pull request: no Go, no Docker, no browser
 
 .PHONY: test-all
-test-all: test unit-slow faults charts-slow monitoring infra-slow peers-test workflows contract compat image image-test sbom reproducible ## Everything that needs no cluster (20 minutes)
+test-all: test unit-slow faults charts-slow monitoring infra-slow peers-test workflows contract compat image image-test sbom reproducible ## Everything that needs no cluster
 
 .PHONY: lint
 lint: $(STAMP) ## Checks the style (ruff)
@@ -112,7 +112,7 @@ migrations-lint: $(STAMP) ## Checks that migrations are safe on a live database 
 peers-test: $(STAMP) $(LOAD_STAMP) ## Checks that what the service is compared with does the same job
 	cd load && MYPYPATH=peers:../api $(BIN)/mypy --config-file ../api/pyproject.toml \
 	  --cache-dir .mypy_cache --python-executable $(LOAD_BIN)/python *.py drill peers tests
-	cd load && PYTHONPATH=../api $(LOAD_BIN)/python -m pytest -ra -W error --timeout 60 \
+	cd load && PYTHONPATH=../api $(LOAD_BIN)/python -m pytest -ra -W error --timeout 300 \
 	  -p no:cacheprovider tests
 
 # Its figures mean something only where nothing else runs.
@@ -152,9 +152,10 @@ unit-slow: system-packages $(STAMP) ## The rest of the suite: browser, load, cut
 # Those that are not on the PATH are left out.
 .PHONY: unit-pythons
 unit-pythons: ## Runs the service's suite on each Python, from the oldest supported on, that the PATH has
-	for python in python3.11 python3.12 python3.13 python3.14; do \
-	  if $$python -c '' 2>/dev/null; then $(MAKE) unit PYTHON=$$python; fi; \
-	done
+	found=; for python in python3.11 python3.12 python3.13 python3.14; do \
+	  if $$python -c '' 2>/dev/null; then found=$$python; $(MAKE) unit PYTHON=$$python; fi; \
+	done; \
+	test -n "$$found" || { echo "The PATH has no Python from 3.11 on" >&2; exit 1; }
 
 .PHONY: pooler-test
 pooler-test: system-packages $(STAMP) ## Runs the test suite with PgBouncer in transaction mode before the database

@@ -6,7 +6,7 @@ ports that it or they listen on, and files in the directory for temporary ones.
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -19,7 +19,7 @@ VARIABLE = "TEST_SESSION"
 RESOURCE_TRACKER = "multiprocessing.resource_tracker"
 
 # For what was told to end, and does.
-END_SECONDS = 10
+END_SECONDS = 60
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -42,7 +42,7 @@ def session_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path
 
 
 def _processes(directory: Path, kept: Path) -> list[str]:
-    started = [one for one in psutil.process_iter() if _is_ours(one, (directory, kept))]
+    started = [one for one in psutil.process_iter() if _is_ours(one, directory, kept)]
     _, left = psutil.wait_procs(started, END_SECONDS)
     return [line for process in left for line in _describe(process)]
 
@@ -50,12 +50,12 @@ def _processes(directory: Path, kept: Path) -> list[str]:
 def _describe(process: psutil.Process) -> list[str]:
     try:
         words = " ".join(process.cmdline()) or process.name()
-        return [f"process {process.pid}: {words}", *_ports(process)]
-    except psutil.NoSuchProcess:
-        return []
+    except psutil.Error:
+        return []  # it has just ended
+    return [f"process {process.pid}: {words}", *_ports(process)]
 
 
-def _is_ours(process: psutil.Process, directories: Sequence[Path]) -> bool:
+def _is_ours(process: psutil.Process, directory: Path, kept: Path) -> bool:
     """Whether the tests started a process that still runs, directly or through others."""
     try:
         if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
@@ -65,17 +65,22 @@ def _is_ours(process: psutil.Process, directories: Sequence[Path]) -> bool:
         if any(parent.pid == os.getpid() for parent in process.parents()):
             return True
         # PostgreSQL has an environment of its own, and works in its data directory.
-        if any(Path(process.cwd()).is_relative_to(directory) for directory in directories):
+        folder = process.cwd()
+        if directory.name in folder or Path(folder).is_relative_to(kept):
             return True
-        return process.environ().get(VARIABLE) == directories[0].name
+        return process.environ().get(VARIABLE) == directory.name
     except psutil.Error:
         return False  # it ended meanwhile, or is somebody else's
 
 
 def _ports(process: psutil.Process) -> list[str]:
+    try:
+        connections = process.net_connections("inet")
+    except psutil.Error:
+        return []
     return [
         f"port {connection.laddr.port}, on which process {process.pid} listens"
-        for connection in process.net_connections("inet")
+        for connection in connections
         if connection.status == psutil.CONN_LISTEN
     ]
 

@@ -53,13 +53,14 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=20)
     minutes = parser.parse_args().minutes
     generators.pin()
+    python = python_version()
     with cluster_for_bench() as cluster:
         database = make_database(cluster, "soak")
         with service(cluster, "soak", PORT, database) as server:
             most = generators.wrk(server, "create", CONNECTIONS, PROBE_SECONDS).rate
             rate = round(most * PART)
             print(f"{rate:,} requests a second for {minutes:g} minutes", flush=True)
-            results = _soak(cluster, server, rate, minutes * 60)
+            results = {"python": python, **_soak(cluster, server, rate, minutes * 60)}
     print(json.dumps({name: value for name, value in results.items() if name != "samples"}))
     if minutes >= 20:  # shorter ones are for trying
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
@@ -120,7 +121,6 @@ def _soak(cluster: Cluster, server: Server, rate: int, seconds: float) -> dict[s
         )
     return {
         "date": datetime.now(UTC).date().isoformat(),
-        "python": python_version(),
         "minutes": seconds / 60,
         "rate": rate,
         "requests": figures["requests"],

@@ -1,8 +1,8 @@
 """install.py FOLDER LOCK... [PROJECT]: makes a virtual environment, every file's hash checked.
 
 Called by make in the root of the checkout. It runs on the system's Python, 3.9 or newer, before
-anything is installed. PYTHON names the interpreter of the environment; else it is the newest that
-the PATH has. uv installs in seconds what takes pip a minute; pip installs uv, by hash, from its
+anything is installed. PYTHON names the interpreter of the environment; else it is the newest on
+the PATH. uv installs in seconds what takes pip a minute; pip installs uv, by hash, from its
 entry in a lock. The file `installed` is written last, so that make repeats an installation that was
 interrupted.
 """
@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 OLDEST = "3.11"
@@ -34,11 +35,19 @@ def main(folder: Path, *sources: Path) -> None:
         if not lock(file.fileno(), fcntl.LOCK_NB):
             print("Waiting for another installation", flush=True)
             lock(file.fileno())
-            if stamp.exists() and set(wanted) <= set(stamp.read_text().split()):
+            if is_made(stamp, wanted, sources):
                 return
         check_unused(folder)
         install(folder, interpreter(), sources)
         stamp.write_text(f"{' '.join(wanted)}\n")
+
+
+def is_made(stamp: Path, wanted: list[str], sources: tuple[Path, ...]) -> bool:
+    """Whether the environment is whole, with this interpreter, and newer than its locks."""
+    if not stamp.exists() or not set(wanted) <= set(stamp.read_text().split()):
+        return False
+    made = stamp.stat().st_mtime_ns
+    return all(made >= source.stat().st_mtime_ns for source in sources if source.is_file())
 
 
 def lock(descriptor: int, flags: int = 0) -> bool:
@@ -117,19 +126,21 @@ def uv_program() -> Path:
         sys.exit(f"{UV_LOCK} does not name uv")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or ".cache").absolute()
     os.environ["UV_CACHE_DIR"] = str(cache / "uv")
-    folder = cache / "programs" / f"uv-{entry[1]}"
-    program = folder / "bin" / "uv"
+    program = cache / "programs" / f"uv-{entry[1]}"
     if not program.exists():
         print(f"Installing uv {entry[1]}", flush=True)
         # Debian has what `venv` needs in a package of its own.
         if not succeeds(sys.executable, "-c", "import ensurepip, venv"):
             sys.exit(f"{sys.executable} cannot make a virtual environment: install python3-venv")
-        shutil.rmtree(folder, ignore_errors=True)
-        run(sys.executable, "-m", "venv", str(folder))
-        requirements = folder / "uv.lock"
-        requirements.write_text(entry[0])
-        pip = (str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet")
-        run(*pip, "--require-hashes", f"--requirement={requirements}")
+        program.parent.mkdir(parents=True, exist_ok=True)
+        # Moved when it is whole: another checkout may share the cache.
+        with tempfile.TemporaryDirectory(dir=program.parent) as folder:
+            run(sys.executable, "-m", "venv", folder)
+            requirements = Path(folder, "uv.lock")
+            requirements.write_text(entry[0])
+            pip = (f"{folder}/bin/python", "-m", "pip", "install", "--quiet")
+            run(*pip, "--require-hashes", f"--requirement={requirements}")
+            Path(folder, "bin", "uv").replace(program)
     return program
 
 

@@ -32,6 +32,16 @@ def test_it():
     subprocess.run([sys.executable, "-c", code], check=True)
 """
 
+ORPHAN_IN_MEMORY = """
+import os, subprocess, sys, tempfile
+
+def test_it(session_directory):
+    waits = [sys.executable, "-c", "import time; time.sleep(600)"]
+    with tempfile.TemporaryDirectory(prefix=f"{session_directory.name}-", dir="/dev/shm") as folder:
+        child = subprocess.Popen(waits, start_new_session=True, cwd=folder, env={})
+        child.returncode = 0
+"""
+
 PORT = """
 import socket
 
@@ -72,6 +82,7 @@ async def test_it(cluster):
     [
         pytest.param(PROCESS, 0, r"process \d+: .*sleep\(600\)", id="process"),
         pytest.param(ORPHAN, 2, r"process \d+: .*sleep\(600\)", id="orphan"),
+        pytest.param(ORPHAN_IN_MEMORY, 2, r"process \d+: .*sleep\(600\)", id="orphan in memory"),
         pytest.param(PORT, 0, r"port \d+, on which process \d+ listens", id="port"),
         pytest.param(FILE, 2, "file .*/forgotten-", id="file"),
         pytest.param(IN_MEMORY, 0, "file /dev/shm/.*-forgotten-", id="file in memory"),

@@ -13,8 +13,6 @@ import yaml
 
 from pipeline.release import ROOT
 
-pytestmark = pytest.mark.slow  # oasdiff is built with Go
-
 Json = dict[str, Any]
 
 CONTRACT: Json = yaml.safe_load((ROOT / "api" / "openapi.yaml").read_text())

@@ -38,6 +38,23 @@ def install(checkout: Path, **variables: str) -> subprocess.CompletedProcess[str
     )
 
 
+def install_after_another(checkout: Path) -> None:
+    """Installs while another installation has the lock, which then ends."""
+    with (checkout / ".install.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with subprocess.Popen(
+            ["python3", SCRIPT, ".venv", "small.lock"],
+            cwd=checkout,
+            env=ENVIRONMENT,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as second:
+            assert second.stdout is not None
+            assert second.stdout.readline() == "Waiting for another installation\n"
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            assert second.wait() == 0
+
+
 def stamp(checkout: Path) -> Path:
     """Returns the file that says that an environment is whole."""
     return checkout / ".venv" / "installed"
@@ -86,17 +103,13 @@ def test_an_environment_that_a_service_runs_from_is_not_replaced(checkout: Path)
 def test_one_installation_waits_for_another_and_takes_what_it_made(checkout: Path) -> None:
     assert install(checkout).returncode == 0
     made = stamp(checkout).stat().st_mtime_ns
-    with (checkout / ".install.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with subprocess.Popen(
-            ["python3", SCRIPT, ".venv", "small.lock"],
-            cwd=checkout,
-            env=ENVIRONMENT,
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as second:
-            assert second.stdout is not None
-            assert second.stdout.readline() == "Waiting for another installation\n"
-            fcntl.flock(lock, fcntl.LOCK_UN)
-            assert second.wait() == 0
+    install_after_another(checkout)
     assert stamp(checkout).stat().st_mtime_ns == made
+
+
+def test_what_another_installation_left_is_not_taken_for_newer_locks(checkout: Path) -> None:
+    assert install(checkout).returncode == 0
+    made = stamp(checkout).stat().st_mtime_ns
+    (checkout / "small.lock").touch()
+    install_after_another(checkout)
+    assert stamp(checkout).stat().st_mtime_ns > made

@@ -182,7 +182,11 @@ def test_what_both_have_is_accepted() -> None:
 
 
 def test_scripts_need_nothing_that_macos_lacks() -> None:
-    found = {name: list(lacking((ROOT / name).read_text(), SHELL)) for name in scripts()}
+    found = {
+        name: list(lacking((ROOT / name).read_text(), SHELL))
+        for name in scripts()
+        if not name.startswith(".ci/stand-ins/")  # they run in Debian
+    }
     assert {name: lines for name, lines in found.items() if lines} == {}
 
 

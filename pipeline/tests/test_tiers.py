@@ -9,13 +9,28 @@ import yaml
 
 from pipeline.install import NAMES, OLDEST
 from pipeline.release import ROOT
-from pipeline.tests.test_workflows import TEXTS, WORKFLOWS, commands
+from pipeline.tests.test_workflows import WORKFLOWS
 
 MAKEFILE = (ROOT / "Makefile").read_text()
 CI = (ROOT / ".ci" / "run").read_text()
 
-# What .ci/run adds to `make test-all`, by the script that prepares it.
-BY_CI = {"test-cluster": ".ci/cluster", "compose-test": ".ci/compose"}
+# What .ci/run adds to `make test-all`, and the target that tests the same in a pull request. There is
+# no cluster; arm64 has a job of its own.
+BY_CI = {
+    "make unit-pythons": "unit-pythons",
+    ".ci/arm64": "image-test",
+    "make bench-check": "bench-check",
+    "make drill": "drill",
+    ".ci/cluster": "",
+    ".ci/compose": "compose-test",
+}
+
+# By hand, before a release: they take twenty minutes.
+BY_HAND = {
+    ROOT / "api" / "tests" / "faults" / name
+    for name in ("test_clients.py", "test_overload.py")  # `make faults-long`
+}
+IMAGE_TESTS = ROOT / "api" / "tests" / "test_image.py"
 
 
 def prerequisites(target: str) -> list[str]:
@@ -42,14 +57,39 @@ def test_the_readmes_command_is_part_of_all_and_all_is_part_of_ci() -> None:
     assert re.search(r"^step make test-all\b", CI, re.MULTILINE)
 
 
-def test_a_pull_request_passes_all_that_needs_no_cluster() -> None:
-    run = {
-        word
-        for name, command in commands()
-        if name == "workflows/ci.yaml"
-        for word in command.split()
+def rows() -> dict[str, set[str]]:
+    """Returns the targets that each job of the workflow for pull requests runs, by its commands."""
+    jobs = WORKFLOWS["workflows/ci.yaml"]["jobs"]
+    return {
+        name: {
+            word
+            for step in job.get("steps", ())
+            for row in job.get("strategy", {}).get("matrix", {}).get("verbs", [""])
+            for word in step.get("run", "").replace("$VERBS", row).split()
+        }
+        for name, job in jobs.items()
     }
+
+
+def test_a_pull_request_passes_all_that_needs_no_cluster() -> None:
+    jobs = rows()
+    assert "image" in jobs.pop("arm64")
+    run = set().union(*jobs.values())
     assert {*TEST_ALL} - {"test", "system-packages"} <= run
+    assert {target for target in BY_CI.values() if target} <= run
+
+
+def test_ci_runs_the_rest() -> None:
+    steps = re.findall(r"^step ((?:make )?[\w./-]+)", CI, re.MULTILINE)
+    assert steps == ["make test-all", *BY_CI]
+
+
+@pytest.mark.parametrize(
+    ("script", "target"), [(".ci/cluster", "test-cluster"), (".ci/stand-ins/run", "compose-test")]
+)
+def test_a_script_of_ci_ends_in_its_target(script: str, target: str) -> None:
+    last = (ROOT / script).read_text().splitlines()[-1]
+    assert f"make {target}" in last
 
 
 class Suite:
@@ -85,7 +125,7 @@ class Suite:
 
 
 def suites(target: str) -> Iterator[Suite]:
-    """Gives what a target runs with pytest; not what it runs once more in another surrounding."""
+    """Gives what a target runs with pytest; not what it runs once more elsewhere."""
     for line in recipe(target).replace("\\\n", " ").splitlines():
         if "pytest" in line and "--image" not in line and "--pooler" not in line:
             yield Suite(line)
@@ -99,30 +139,26 @@ def left_out(targets: list[str]) -> set[Path]:
             quick |= suite.files()
         if suite.marker in ("", "slow"):
             slow |= suite.files()
+    run = (quick & slow) - {IMAGE_TESTS} - BY_HAND
+    if "image-test" in targets:
+        run.add(IMAGE_TESTS)
     return {
         file
         for file in ROOT.rglob("test_*.py")
         if not any(part.startswith(".") for part in file.relative_to(ROOT).parts)
-    } - (quick & slow)
+    } - run
 
 
-EVERYWHERE = [*TEST_ALL, *BY_CI]
-
-
-@pytest.mark.parametrize(("target", "script"), BY_CI.items())
-def test_ci_calls_the_rest(target: str, script: str) -> None:
-    assert re.search(rf"^step {script}$", CI, re.MULTILINE)
-    called = [file.read_text() for file in (ROOT / ".ci").rglob("*") if file.is_file()]
-    assert any(f"make {target}" in text for text in called)
+EVERYWHERE = [*TEST_ALL, "test-cluster", "compose-test"]
 
 
 def test_every_test_is_in_a_tier() -> None:
-    assert left_out(EVERYWHERE) == set()
+    assert left_out(EVERYWHERE) == BY_HAND
 
 
-@pytest.mark.parametrize("target", [t for t in EVERYWHERE if [*suites(t)]])
+@pytest.mark.parametrize("target", [t for t in EVERYWHERE if t == "image-test" or [*suites(t)]])
 def test_a_target_that_is_forgotten_is_missed(target: str) -> None:
-    assert left_out([other for other in EVERYWHERE if other != target]) != set()
+    assert left_out([other for other in EVERYWHERE if other != target]) > BY_HAND
 
 
 def test_the_quick_tier_asks_for_nothing_but_python() -> None:
@@ -148,12 +184,12 @@ def test_the_suite_runs_on_each_supported_python_and_the_rest_on_the_images() ->
     assert [*NAMES] == [*(f"python{version}" for version in reversed(versions)), "python3"]
     [loop] = re.findall(r"for python in (.+?);", recipe("unit-pythons"))
     assert loop.split() == [f"python{version}" for version in versions]
-    for name, text in TEXTS.items():
-        if "setup-python@" in text:
-            jobs = WORKFLOWS[name]["jobs"].values()
-            steps = [step for job in jobs for step in job.get("steps", ())]
-            [setup] = [step for step in steps if "setup-python@" in step.get("uses", "")]
-            assert setup["with"]["python-version"].split() == versions
+    jobs = WORKFLOWS["workflows/ci.yaml"]["jobs"] | WORKFLOWS["workflows/weekly.yaml"]["jobs"]
+    for name in ("test", "arm64", "faults", "rebuild"):
+        steps = jobs[name]["steps"]
+        [setup] = [step for step in steps if "setup-python@" in step.get("uses", "")]
+        installed = setup["with"]["python-version"].split()
+        assert installed == (versions if name == "test" else versions[-1:]), name
     package = (ROOT / "api" / "pyproject.toml").read_text()
     assert f'requires-python = ">={OLDEST}"' in package
 

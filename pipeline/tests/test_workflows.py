@@ -73,7 +73,8 @@ def commands() -> Iterator[tuple[str, str]]:
 def test_a_step_runs_one_verb_or_script_that_exists(name: str, command: str) -> None:
     if command == "exit 1":
         return
-    program, *arguments = shlex.split(command.removeprefix("sudo "))
+    as_root = r'^sudo (env "PATH=\$PATH" )?'
+    program, *arguments = shlex.split(re.sub(as_root, "", command))
     assert "\n" not in command
     assert "${{" not in command
     if program != "make":
