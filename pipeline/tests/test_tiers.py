@@ -14,8 +14,8 @@ from pipeline.tests.test_workflows import WORKFLOWS
 MAKEFILE = (ROOT / "Makefile").read_text()
 CI = (ROOT / ".ci" / "run").read_text()
 
-# What .ci/run adds to `make test-all`, and the target that tests the same in a pull request. There is
-# no cluster; arm64 has a job of its own.
+# What .ci/run adds to `make test-all`, and the target that tests the same in a pull request. No job
+# has a cluster; arm64 has a job of its own.
 BY_CI = {
     "make unit-pythons": "unit-pythons",
     ".ci/arm64": "image-test",
