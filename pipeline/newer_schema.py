@@ -19,7 +19,6 @@ NOT_ABOUT_IT = {
     "test_cutover",  # test_import has each of its parts
     "test_db",
     "test_docs_page",
-    "test_hostile_json",
     "test_iam",
     "test_laptop",
     "test_load",

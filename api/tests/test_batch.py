@@ -215,8 +215,9 @@ async def test_who_leaves_before_the_rows_are_tried_alone_is_not_tried() -> None
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 async def test_a_held_key_keeps_nobody_else(start: Serve, database: Database) -> None:
-    url = await start(lock_timeout_seconds=3.0)
+    url = await start(lock_timeout_seconds=10.0)
     async with client(url, await database.key()) as api, database.connect() as holder:
         transaction = holder.transaction()
         await transaction.start()

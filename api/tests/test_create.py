@@ -306,6 +306,7 @@ async def test_who_waits_for_a_key_does_not_fail_the_others(
 
 
 @pytest.mark.in_process  # reads a gauge
+@pytest.mark.slow
 async def test_a_replay_that_fails_makes_nobodys_payment_twice(
     start: Serve, database: Database
 ) -> None:
@@ -314,7 +315,7 @@ async def test_a_replay_that_fails_makes_nobodys_payment_twice(
         CREATE FUNCTION held() RETURNS trigger LANGUAGE plpgsql
         AS 'BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN new; END'
     """)
-    url = await start(lock_timeout_seconds=3.0)
+    url = await start(lock_timeout_seconds=10.0)
     async with (
         client(url, await database.key()) as api,
         database.connect() as holder,

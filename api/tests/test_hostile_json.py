@@ -373,21 +373,36 @@ async def test_a_body_that_is_cut_makes_no_payment(start: Serve, database: Datab
 
 # Anything at all
 
+
+def _nested(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4)
+
+
+def _spread(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=1)
+
+
+def _array(numbers: list[str]) -> str:
+    return f"[{','.join(numbers)}]"
+
+
+# Named functions: Hypothesis parses the source of a lambda to describe it, which CPython 3.11.7 can
+# fail at beside another thread (SystemError: AST constructor recursion depth mismatch).
 _json = st.recursive(
     st.none()
     | st.booleans()
     | st.integers()
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    _nested,
     max_leaves=12,
 )
 _number = st.from_regex(r"\A-?(0|[1-9][0-9]{0,6})(\.[0-9]{1,6})?([eE][+-]?[0-9]{1,5})?\Z")
 _documents = st.one_of(
     _json.map(json.dumps),
-    _json.map(lambda value: json.dumps(value, ensure_ascii=False, indent=1)),
+    _json.map(_spread),
     _number,
-    st.lists(_number, max_size=3).map(lambda numbers: f"[{','.join(numbers)}]"),
+    st.lists(_number, max_size=3).map(_array),
     st.text('{}[]",:\\u0d8Ce+-.truefalsn 1', max_size=20),
 )
 

@@ -105,7 +105,8 @@ async def test_a_slow_service_fails(start: Serve, database: Database) -> None:
 
 
 async def test_a_machine_that_is_too_slow_says_so(start: Serve, database: Database) -> None:
-    rate = ("--rate=20000", "--seconds=0.02")
+    # Nothing sends this many in the tenth of a second after which a request is late.
+    rate = ("--rate=500000", "--seconds=0.01")
     status, output = await run(await start(), await database.key(), *rate)
     assert status == 1
     assert BUSY in output

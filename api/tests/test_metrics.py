@@ -10,6 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from payments import __version__
+from tests import PATIENCE_SECONDS
 from tests.conftest import API_DIRECTORY, Api, Database, client, problem, serve_process
 
 pytestmark = pytest.mark.usefixtures("command")
@@ -113,8 +114,8 @@ async def test_statements_and_batches(database: Database) -> None:
 async def test_a_pool_that_has_no_connection_left(database: Database) -> None:
     waits = {
         "PAYMENTS_POOL_SIZE": "1",
-        "PAYMENTS_ACQUIRE_TIMEOUT_SECONDS": "2.5",
-        "PAYMENTS_CONNECT_TIMEOUT_SECONDS": "2.4",
+        "PAYMENTS_ACQUIRE_TIMEOUT_SECONDS": "6.0",
+        "PAYMENTS_CONNECT_TIMEOUT_SECONDS": "5.9",
     }
     async with (
         serve_process(database, waits) as (url, metrics, _),
@@ -126,11 +127,12 @@ async def test_a_pool_that_has_no_connection_left(database: Database) -> None:
         await transaction.start()
         await holder.execute("LOCK TABLE payments IN EXCLUSIVE MODE")
         creating = asyncio.create_task(api.create({"payment": 1}))
-        while 'state="used"} 1.0' not in await scrape(metrics):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-        listing = asyncio.create_task(api.send("GET", "/v1/payments"))
-        while "pending_requests 1.0" not in await scrape(metrics):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while 'state="used"} 1.0' not in await scrape(metrics):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            listing = asyncio.create_task(api.send("GET", "/v1/payments"))
+            while "pending_requests 1.0" not in await scrape(metrics):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
         problem(await listing, 503, "database-unavailable")
         await transaction.rollback()
         assert (await creating).status_code == 201

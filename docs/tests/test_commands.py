@@ -27,6 +27,7 @@ ELSEWHERE = {
     "openssl": "a password that the next command gives to AWS",
     "less": "a person who reads",
     "psql": "a database of one's own",
+    "stress-ng": "half an hour, in which the machine is good for nothing else",
 }
 # What stands around them.
 SHELL = {"cat", "cd", "cut", "export", "for", "grep", "head", "jq", "printf", "rm", "sort", "tail"}
