@@ -47,6 +47,10 @@ $(eval $(call environment,.venv-tools,pipeline/tools.lock terraform/testkit/requ
 TOOLS_STAMP := .venv-tools/installed
 TOOLS_BIN := $(CURDIR)/.venv-tools/bin
 
+# What needs older versions of what these use.
+$(eval $(call environment,.venv-checkov,pipeline/checkov.lock))
+CHECKOV_STAMP := .venv-checkov/installed
+
 # Two programs that the pipeline runs beside credentials, and nothing else.
 $(eval $(call environment,.venv-pipeline,pipeline/requirements.lock))
 PIPELINE_STAMP := .venv-pipeline/installed
@@ -177,7 +181,7 @@ charts: $(STAMP) $(TOOLS_STAMP) clients ## Tests the charts as Helm renders them
 	cd charts && $(BIN)/python -m pytest -n 2 -m 'not slow'
 
 .PHONY: charts-slow
-charts-slow: $(STAMP) $(TOOLS_STAMP) clients ## The rest of these: schemas, checkov, Helm 3
+charts-slow: $(STAMP) $(TOOLS_STAMP) $(CHECKOV_STAMP) clients ## The rest of these: schemas, checkov, Helm 3
 	cd charts && $(BIN)/python -m pytest -n 2 -m slow
 
 .PHONY: dashboards
@@ -288,7 +292,7 @@ infra-test: $(TOOLS_STAMP) ## Tests Terraform without an account: validity, prom
 	cd terraform/testkit && $(TOOLS_BIN)/python -m pytest -n 2 -m 'not slow'
 
 .PHONY: infra-slow
-infra-slow: $(TOOLS_STAMP) ## The rest of these: planted faults, simulated lives
+infra-slow: $(TOOLS_STAMP) $(CHECKOV_STAMP) ## The rest of these: planted faults, simulated lives
 	cd terraform/testkit && $(TOOLS_BIN)/python -m pytest -n 2 -m slow
 
 .PHONY: cost
@@ -467,9 +471,10 @@ lock: $(STAMP) ## Resolves the dependencies anew and writes all lock files
 	cd api && $(UV_COMPILE) -c requirements-dev.lock --output-file ../load/requirements.lock \
 	  pyproject.toml ../load/requirements.in
 	cd pipeline && $(UV_COMPILE) --output-file tools.lock tools.in
+	cd pipeline && $(UV_COMPILE) --output-file checkov.lock checkov.in
 	cd pipeline && $(UV_COMPILE) --output-file requirements.lock requirements.in
 	cd terraform/testkit && $(UV_COMPILE) --no-deps --output-file requirements-bare.lock requirements-bare.in
 
 .PHONY: clean
 clean: ## Removes what can be made again; .data, with the database, stays
-	rm -rf .venv .venv-load .venv-tools .venv-pipeline .install.lock .cache {api,charts,docs,load,pipeline,terraform/testkit}/.mypy_cache {api,charts,docs,pipeline}/.pytest_cache {api,charts,docs,load,pipeline,terraform/testkit}/.ruff_cache api/.hypothesis api/.coverage*
+	rm -rf .venv .venv-load .venv-tools .venv-checkov .venv-pipeline .install.lock .cache {api,charts,docs,load,pipeline,terraform/testkit}/.mypy_cache {api,charts,docs,pipeline}/.pytest_cache {api,charts,docs,load,pipeline,terraform/testkit}/.ruff_cache api/.hypothesis api/.coverage*

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import TOOLS
+from tests.conftest import ROOT
 from tests.test_schemas import RENDERED
 
 
@@ -17,7 +17,7 @@ def test_nothing_fails(tmp_path: Path) -> None:
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump_all(manifests))
     result = subprocess.run(
         [
-            TOOLS / "checkov",
+            ROOT / ".venv-checkov" / "bin" / "checkov",
             f"--directory={tmp_path}",
             "--framework=kubernetes",
             "--output=json",

@@ -9,6 +9,7 @@ costs six times as much.
 
 import datetime
 import json
+import math
 import sys
 import tempfile
 import tomllib
@@ -209,15 +210,16 @@ def platform_of(place: str, plans: Plans) -> str:
 
 def totals(plans: Plans, region: str, level: str) -> dict[str, float]:
     """Returns US dollars a month by platform."""
-    sums: dict[str, float] = defaultdict(float)
+    costs: dict[str, list[float]] = defaultdict(list)
     for place, plan in plans.items():
-        sums[platform_of(place, plans)] += sum(line.usd(region) for line in lines(plan, level))
-    return dict(sums)
+        costs[platform_of(place, plans)] += [line.usd(region) for line in lines(plan, level)]
+    # Each sum of dollars is exact: that of `sum` depends on the version of Python.
+    return {platform: math.fsum(dollars) for platform, dollars in costs.items()}
 
 
 def first_year(plans: Plans, region: str, platform: str) -> float:
     """Returns US dollars a month while no key has rotated yet."""
-    rotated = sum(
+    rotated = math.fsum(
         line.usd(region)
         for place, plan in plans.items()
         if platform_of(place, plans) == platform
@@ -250,7 +252,7 @@ def check(plans: Plans, today: datetime.date) -> None:
 
 
 def _usd(items: Iterable[tuple[float, str]], region: str) -> float:
-    return sum(Line("", quantity, price).usd(region) for quantity, price in items)
+    return math.fsum(Line("", quantity, price).usd(region) for quantity, price in items)
 
 
 def _table(header: Iterable[str], rows: Iterable[Iterable[str]], *, text_last: bool = False) -> str:
@@ -302,7 +304,7 @@ def _details(plan: dict[str, Any]) -> str:
             name = f"`{line.resource}`" if line.resource.startswith("aws_") else line.resource
             quantity = f"{line.quantity:g} of `{line.price}`"
             rows.append([name, quantity, *(f"{usd:.2f}" for usd in dollars)])
-    sums = [sum(line.usd(region) for line in lines(plan, "expected")) for region in REGIONS]
+    sums = [math.fsum(line.usd(region) for line in lines(plan, "expected")) for region in REGIONS]
     rows.append(["**total**", "", *(f"**{usd:.2f}**" for usd in sums)])
     return _table(["resource", "a month", *REGIONS], rows)
 
@@ -394,7 +396,7 @@ def picture(plans: Plans) -> Figure:
     left = [0.0] * len(bars)
     for kind in KINDS:
         sizes = [
-            sum(
+            math.fsum(
                 line.usd(REGIONS[0])
                 for place, plan in plans.items()
                 if platform_of(place, plans) == platform

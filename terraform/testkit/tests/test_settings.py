@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 import pytest
-from botocore.session import Session
+from awscli.botocore.session import Session
 
 from testkit.tests.conftest import Life, at
 from testkit.workspace import ROOTS, TERRAFORM
