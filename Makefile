@@ -116,7 +116,7 @@ migrations-lint: $(STAMP) ## Checks that migrations are safe on a live database 
 peers-test: $(STAMP) $(LOAD_STAMP) ## Checks that what the service is compared with does the same job
 	cd load && MYPYPATH=peers:../api $(BIN)/mypy --config-file ../api/pyproject.toml \
 	  --cache-dir .mypy_cache --python-executable $(LOAD_BIN)/python *.py drill peers tests
-	cd load && PYTHONPATH=../api $(LOAD_BIN)/python -m pytest -ra -W error --timeout 300 \
+	cd load && PYTHONPATH=../api $(LOAD_BIN)/python -m pytest -p leaks -ra -W error --timeout 300 \
 	  -p no:cacheprovider tests
 
 # Its figures mean something only where nothing else runs.
