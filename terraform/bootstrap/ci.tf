@@ -3,7 +3,8 @@
 #
 #   payments-ci-plan             pull requests and main: reads, for plans (-lock=false: it cannot write
 #                                a lock) and the nightly drift check
-#   payments-ci-publish          main: pushes images and charts
+#   payments-ci-publish          the GitHub environment `publish`, which takes main alone: pushes images
+#                                and charts
 #   payments-ci-apply-<place>    the GitHub environment of that place, which asks for approval
 #
 # What they may do stands in permissions.tf, what they can never do in boundary.tf.
@@ -28,18 +29,18 @@ locals {
   ci_roles = merge(
     {
       plan = {
-        boundary = aws_iam_policy.boundary.arn
+        boundary = aws_iam_policy.boundary["readers"].arn
         subjects = ["repo:${var.repository}:pull_request", "repo:${var.repository}:ref:refs/heads/main"]
-        policies = { read = data.aws_iam_policy_document.read.json }
+        policies = { read = data.aws_iam_policy_document.read.json, states = data.aws_iam_policy_document.read_states.json }
       }
       publish = {
-        boundary = aws_iam_policy.boundary.arn
-        subjects = ["repo:${var.repository}:ref:refs/heads/main"]
+        boundary = aws_iam_policy.boundary["readers"].arn
+        subjects = ["repo:${var.repository}:environment:publish"]
         policies = { publish = data.aws_iam_policy_document.publish.json }
       }
     },
     { for place, p in local.places : "apply-${place}" => {
-      boundary = aws_iam_policy.platform_boundary[p.platform].arn
+      boundary = aws_iam_policy.boundary[place].arn
       subjects = ["repo:${var.repository}:environment:${p.github_environment}"]
       policies = {
         read  = data.aws_iam_policy_document.read.json

@@ -9,3 +9,8 @@ output "registries" {
   description = "Where images and charts are pushed."
   value       = { for name, repository in aws_ecr_repository.this : name => repository.repository_url }
 }
+
+output "name_servers" {
+  description = "Where the holder of the parent domain delegates each host name that lies under none of the others."
+  value       = { for environment, zone in aws_route53_zone.this : zone.name => zone.name_servers if local.parents[environment] == null }
+}

@@ -1,5 +1,6 @@
 # What the pipeline's roles (ci.tf) may do, as tables: a row is a statement, `{name}` is the place's
-# own name. Names carry the environment (payments-dev-…), so that dev's role cannot reach production.
+# own name, `{keys}` and `{zones}` are what bootstrap made for its platform. Names carry the environment
+# (payments-dev-…), so that dev's role cannot reach production; what has no name is told by its tags.
 
 locals {
   here = "${var.region}:${local.account}" # the middle of most ARNs
@@ -25,19 +26,23 @@ locals {
     "wafv2:Get*", "wafv2:List*",
   ]
 
-  # Keys have no names; their tag says whose they are. A key is tagged once, when it is made.
-  own_keys = {
-    resources = ["arn:${local.partition}:kms:*:${local.account}:key/*"]
-    only      = [{ test = "StringEquals", variable = "aws:ResourceTag/platform", values = ["{platform}"] }]
+  # Whose a thing is, as IAM compares tags: what is there, and what a call makes. A platform's resources
+  # are told from those of its environments by `root`.
+  whose = {
+    platform    = { platform = "{platform}", root = "platform" }
+    environment = { platform = "{platform}", environment = "{name}" }
   }
-  new_key = {
-    actions   = ["kms:TagResource"]
-    resources = ["arn:${local.partition}:kms:*:${local.account}:key/*"]
-    only = [
-      { test = "StringEquals", variable = "aws:RequestTag/platform", values = ["{platform}"] },
-      { test = "Null", variable = "aws:ResourceTag/platform", values = ["true"] },
-    ]
-  }
+  is  = { for root, tags in local.whose : root => [for tag, value in tags : { test = "StringEquals", variable = "aws:ResourceTag/${tag}", values = [value] }] }
+  new = { for root, tags in local.whose : root => [for tag, value in tags : { test = "StringEquals", variable = "aws:RequestTag/${tag}", values = [value] }] }
+
+  # Tags are given with the creation: to what is there and has none, nobody gives any.
+  untagged      = [{ test = "Null", variable = "aws:ResourceTag/platform", values = ["true"] }]
+  with_creation = [{ test = "Null", variable = "ec2:CreateAction", values = ["false"] }]
+
+  ec2 = "arn:${local.partition}:ec2:${local.here}"
+
+  # Through a service that encrypts with the key, never by itself.
+  by_services = [{ test = "StringLike", variable = "kms:ViaService", values = ["*.amazonaws.com"] }]
 
   # Every create, change and delete that a root needs, where it may happen.
   write = {
@@ -50,25 +55,54 @@ locals {
           "ec2:*VpcAttribute", "ec2:*VpcEndpoint", "ec2:*VpcEndpoints", "ec2:ModifySecurityGroupRules",
           "ec2:RunInstances", "ec2:TerminateInstances", "ec2:ModifyInstanceAttribute",
         ]
-        resources = ["arn:${local.partition}:ec2:${local.here}:*/*", "arn:${local.partition}:ec2:${var.region}::image/*"]
+        resources = [for kind in local.network : "${local.ec2}:${kind}/*"]
+        only      = local.is.platform
+      }
+      NewNetwork = {
+        actions = [
+          "ec2:AllocateAddress", "ec2:AuthorizeSecurityGroupEgress", "ec2:AuthorizeSecurityGroupIngress", "ec2:CreateFlowLogs",
+          "ec2:CreateInternetGateway", "ec2:CreateNatGateway", "ec2:CreateRouteTable", "ec2:CreateSecurityGroup", "ec2:CreateSubnet",
+          "ec2:CreateVpc", "ec2:CreateVpcEndpoint", "ec2:RunInstances",
+        ]
+        resources = [for kind in local.network : "${local.ec2}:${kind}/*"]
+        only      = local.new.platform
+      }
+      NewNetworksTags = {
+        actions   = ["ec2:CreateTags"]
+        resources = [for kind in local.network : "${local.ec2}:${kind}/*"]
+        only      = concat(local.new.platform, local.with_creation)
+      }
+      # The group that comes with the VPC. EKS makes one without our tags too, which is nobody's to take.
+      DefaultGroup = {
+        actions   = ["ec2:CreateTags"]
+        resources = ["${local.ec2}:security-group/*"]
+        only      = concat(local.new.platform, local.untagged, [{ test = "Null", variable = "aws:ResourceTag/aws:eks:cluster-name", values = ["true"] }])
+      }
+      NatsParts = {
+        actions   = ["ec2:RunInstances"] # what an instance brings along, untagged
+        resources = ["${local.ec2}:network-interface/*", "${local.ec2}:volume/*", "arn:${local.partition}:ec2:${var.region}::image/*"]
       }
       Cluster = {
-        actions   = ["eks:*"]
-        resources = ["arn:${local.partition}:eks:${local.here}:*/payments-{name}*"]
+        actions = ["eks:*"]
+        resources = concat(
+          ["arn:${local.partition}:eks:${local.here}:cluster/payments-{name}"],
+          [for kind in ["access-entry", "addon", "podidentityassociation"] : "arn:${local.partition}:eks:${local.here}:${kind}/payments-{name}/*"],
+        )
       }
-      Names = {
-        actions   = ["route53:ChangeResourceRecordSets", "route53:ChangeTagsForResource", "route53:DeleteHostedZone"]
-        resources = ["arn:${local.partition}:route53:::hostedzone/*", "arn:${local.partition}:route53:::change/*"]
-        # No host's address: those are external-dns's. Only what delegates to the platform's own hosts and
-        # validates their certificates: in whose zone it stands, nothing tells before the zone is there.
-        only = [
-          { test = "ForAllValues:StringEquals", variable = "route53:ChangeResourceRecordSetsRecordTypes", values = ["CNAME", "NS"] },
-          { test = "ForAllValues:StringLike", variable = "route53:ChangeResourceRecordSetsNormalizedRecordNames", values = ["{hosts}", "_*.{hosts}"] },
-        ]
+      Validation = {
+        actions   = ["route53:ChangeResourceRecordSets"]
+        resources = ["{zones}"]
+        only      = [{ test = "ForAllValues:StringEquals", variable = "route53:ChangeResourceRecordSetsRecordTypes", values = ["CNAME"] }]
       }
       Certificate = {
-        actions   = ["acm:*Certificate", "acm:*TagsToCertificate", "acm:*TagsFromCertificate"]
+        actions   = ["acm:AddTagsToCertificate", "acm:DeleteCertificate", "acm:RemoveTagsFromCertificate", "acm:UpdateCertificateOptions"]
         resources = ["arn:${local.partition}:acm:${local.here}:certificate/*"]
+        only      = local.is.platform
+      }
+      NewCertificate = {
+        actions   = ["acm:AddTagsToCertificate"]
+        resources = ["arn:${local.partition}:acm:${local.here}:certificate/*"]
+        only      = concat(local.new.platform, local.untagged)
       }
       Firewall = {
         actions = ["wafv2:*"]
@@ -77,37 +111,64 @@ locals {
           "arn:${local.partition}:wafv2:${local.here}:regional/managedruleset/*/*",
         ]
       }
-      Key    = merge({ actions = ["kms:*"] }, local.own_keys)
-      NewKey = local.new_key
-      KeyAlias = {
-        actions   = ["kms:CreateAlias", "kms:DeleteAlias", "kms:UpdateAlias"]
-        resources = ["arn:${local.partition}:kms:${local.here}:alias/payments-{name}"]
+      Key = {
+        actions   = ["kms:CreateGrant", "kms:Decrypt", "kms:GenerateDataKey*"]
+        resources = ["{keys}"]
+        only      = local.by_services
       }
       Logs = {
         actions = ["logs:*"]
-        resources = [
-          "arn:${local.partition}:logs:${local.here}:log-group:/aws/eks/payments-{name}/*",
-          "arn:${local.partition}:logs:${local.here}:log-group:/aws/vpc/payments-{name}*",
-          "arn:${local.partition}:logs:${local.here}:log-group:aws-waf-logs-payments-{name}*",
-        ]
+        resources = flatten([for group in ["/aws/eks/payments-{name}/cluster", "/aws/vpc/payments-{name}", "aws-waf-logs-payments-{name}"] :
+          ["arn:${local.partition}:logs:${local.here}:log-group:${group}", "arn:${local.partition}:logs:${local.here}:log-group:${group}:*"]
+        ])
       }
     }
     environment = {
       Database = {
-        actions   = ["rds:*"]
-        resources = ["arn:${local.partition}:rds:${local.here}:*:payments-{name}*", "arn:${local.partition}:rds:${local.here}:og:default*"]
+        actions = [
+          "rds:AddTagsToResource", "rds:CreateDBInstance", "rds:CreateDBParameterGroup", "rds:CreateDBSnapshot", "rds:CreateDBSubnetGroup",
+          "rds:CreateEventSubscription", "rds:DeleteDBInstance", "rds:DeleteDBParameterGroup", "rds:DeleteDBSubnetGroup", "rds:DeleteEventSubscription",
+          "rds:ModifyDBInstance", "rds:ModifyDBParameterGroup", "rds:ModifyDBSubnetGroup", "rds:ModifyEventSubscription", "rds:RebootDBInstance",
+          "rds:RemoveTagsFromResource", "rds:ResetDBParameterGroup",
+        ]
+        resources = concat(
+          [for kind in ["db", "subgrp"] : "arn:${local.partition}:rds:${local.here}:${kind}:payments-{name}"],
+          [for kind in ["es", "pg", "snapshot"] : "arn:${local.partition}:rds:${local.here}:${kind}:payments-{name}-*"],
+          ["arn:${local.partition}:rds:${local.here}:og:default*"],
+        )
       }
       DatabaseFirewall = {
         actions   = ["ec2:*SecurityGroup", "ec2:*SecurityGroupEgress", "ec2:*SecurityGroupIngress", "ec2:*Tags", "ec2:ModifySecurityGroupRules"]
-        resources = [for kind in ["security-group", "security-group-rule", "vpc"] : "arn:${local.partition}:ec2:${local.here}:${kind}/*"]
+        resources = [for kind in ["security-group", "security-group-rule"] : "${local.ec2}:${kind}/*"]
+        only      = local.is.environment
+      }
+      NewDatabaseFirewall = {
+        actions   = ["ec2:AuthorizeSecurityGroupEgress", "ec2:AuthorizeSecurityGroupIngress", "ec2:CreateSecurityGroup"]
+        resources = [for kind in ["security-group", "security-group-rule"] : "${local.ec2}:${kind}/*"]
+        only      = local.new.environment
+      }
+      NewDatabaseFirewallsTags = {
+        actions   = ["ec2:CreateTags"]
+        resources = [for kind in ["security-group", "security-group-rule"] : "${local.ec2}:${kind}/*"]
+        only      = concat(local.new.environment, local.with_creation)
+      }
+      DatabaseFirewallsVpc = {
+        actions   = ["ec2:CreateSecurityGroup"]
+        resources = ["${local.ec2}:vpc/*"]
+        only      = local.is.platform
       }
       Identities = {
-        actions = ["eks:*AccessEntry", "eks:*AccessPolicy", "eks:*PodIdentityAssociation", "eks:TagResource", "eks:UntagResource"]
+        actions   = ["eks:DeletePodIdentityAssociation", "eks:TagResource", "eks:UntagResource", "eks:UpdatePodIdentityAssociation"]
+        resources = ["arn:${local.partition}:eks:${local.here}:podidentityassociation/payments-{platform}/*"]
+        only      = local.is.environment
+      }
+      NewIdentities = {
+        actions = ["eks:CreatePodIdentityAssociation", "eks:TagResource"]
         resources = [
           "arn:${local.partition}:eks:${local.here}:cluster/payments-{platform}",
-          "arn:${local.partition}:eks:${local.here}:access-entry/payments-{platform}/*",
           "arn:${local.partition}:eks:${local.here}:podidentityassociation/payments-{platform}/*",
         ]
+        only = local.new.environment
       }
       Alarms = {
         actions   = ["cloudwatch:*Alarm", "cloudwatch:*Alarms", "cloudwatch:TagResource", "cloudwatch:UntagResource", "sns:*Topic", "sns:SetTopicAttributes", "sns:Subscribe", "sns:TagResource", "sns:UntagResource"]
@@ -115,19 +176,32 @@ locals {
       }
       Chart = {
         actions   = ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
-        resources = ["arn:${local.partition}:ecr:${local.here}:repository/payments", "arn:${local.partition}:ecr:${local.here}:repository/charts/payments"]
+        resources = [for repository in aws_ecr_repository.this : repository.arn]
       }
+      # It can be made and no more: there is nothing by which IAM tells one from another.
       HealthCheck = {
-        actions   = ["route53:*HealthCheck", "route53:ChangeTagsForResource"]
+        actions   = ["route53:ChangeTagsForResource"]
         resources = ["arn:${local.partition}:route53:::healthcheck/*"]
       }
       Backup = {
-        actions   = ["backup:*"]
-        resources = ["arn:${local.partition}:backup:*:${local.account}:backup-vault:payments-{name}", "arn:${local.partition}:backup:${local.here}:backup-plan:*"]
+        actions   = ["backup:CreateBackupVault", "backup:DeleteBackupVault", "backup:PutBackupVaultLockConfiguration", "backup:TagResource", "backup:UntagResource"]
+        resources = ["arn:${local.partition}:backup:*:${local.account}:backup-vault:payments-{name}"]
       }
-      # The platform's key, for the services that encrypt with it, and the key of the second region.
-      Key    = merge({ actions = ["kms:CreateGrant", "kms:Decrypt", "kms:EnableKeyRotation", "kms:GenerateDataKey*", "kms:PutKeyPolicy", "kms:ScheduleKeyDeletion"] }, local.own_keys)
-      NewKey = local.new_key
+      BackupPlan = {
+        actions   = ["backup:*BackupPlan", "backup:*BackupSelection", "backup:TagResource", "backup:UntagResource"]
+        resources = ["arn:${local.partition}:backup:${local.here}:backup-plan:*"]
+        only      = local.is.environment
+      }
+      NewBackupPlan = {
+        actions   = ["backup:CreateBackupPlan", "backup:TagResource"]
+        resources = ["arn:${local.partition}:backup:${local.here}:backup-plan:*"]
+        only      = concat(local.new.environment, local.untagged)
+      }
+      Key = {
+        actions   = ["kms:CreateGrant", "kms:Decrypt", "kms:GenerateDataKey*"]
+        resources = ["{keys}"]
+        only      = local.by_services
+      }
       MasterSecret = {
         # RDS makes and rotates it; nobody in the pipeline reads it.
         actions   = ["secretsmanager:CreateSecret", "secretsmanager:TagResource"]
@@ -140,16 +214,36 @@ locals {
     }
   }
 
+  # What the network is made of, as IAM names it.
+  network = [
+    "elastic-ip", "instance", "internet-gateway", "natgateway", "route-table", "security-group", "security-group-rule", "subnet", "volume",
+    "vpc", "vpc-endpoint", "vpc-flow-log",
+  ]
+
   # What AWS cannot bind to a resource: it is not there yet, or has no policy of its own.
   create = {
     platform = [
-      "kms:CreateKey", "route53:CreateHostedZone", "acm:RequestCertificate", "eks:CreateCluster",
+      "acm:RequestCertificate", "eks:CreateCluster",
       "logs:CreateLogDelivery", "logs:DeleteLogDelivery", "logs:PutResourcePolicy", # the firewall's log
     ]
     environment = [
-      "kms:CreateKey", "route53:CreateHealthCheck", "backup:CreateBackupPlan", "backup-storage:MountCapsule", "ecr:GetAuthorizationToken",
+      "route53:CreateHealthCheck", "backup-storage:MountCapsule", "ecr:GetAuthorizationToken",
       "sns:Unsubscribe", # of any topic, AWS knows no narrower; the nightly plan tells of an address that went
     ]
+  }
+}
+
+locals {
+  # What bootstrap made for a platform.
+  given = { for platform, p in var.platforms : platform => {
+    "{keys}"  = local.keys[platform]
+    "{zones}" = [for environment in keys(p.hosts) : aws_route53_zone.this[environment].arn]
+  } }
+
+  # Which services take a role. EC2 is who Auto Mode's nodes are handed theirs by.
+  handed_to = {
+    platform    = ["ec2.amazonaws.com", "eks.amazonaws.com", "pods.eks.amazonaws.com", "vpc-flow-logs.amazonaws.com"]
+    environment = ["backup.amazonaws.com", "pods.eks.amazonaws.com"]
   }
 }
 
@@ -162,21 +256,24 @@ data "aws_iam_policy_document" "read" {
   }
 
   statement {
-    sid       = "State"
+    sid       = "ImagesOfAmazon" # where platform/nat.tf finds its operating system
+    actions   = ["ssm:GetParameter"]
+    resources = ["arn:${local.partition}:ssm:${var.region}::parameter/aws/service/*"]
+  }
+}
+
+# Who plans reads the state of every place, who applies that of its own.
+data "aws_iam_policy_document" "read_states" {
+  statement {
+    sid       = "States"
     actions   = ["s3:ListBucket", "s3:GetObject"]
     resources = [aws_s3_bucket.state.arn, "${aws_s3_bucket.state.arn}/*.tfstate"]
   }
 
   statement {
-    sid       = "StateKey"
+    sid       = "StatesKey"
     actions   = ["kms:Decrypt"]
     resources = [aws_kms_key.this.arn]
-  }
-
-  statement {
-    sid       = "ImagesOfAmazon" # where platform/nat.tf finds its operating system
-    actions   = ["ssm:GetParameter"]
-    resources = ["arn:${local.partition}:ssm:${var.region}::parameter/aws/service/*"]
   }
 }
 
@@ -209,9 +306,11 @@ data "aws_iam_policy_document" "write" {
     for_each = local.write[each.value.root]
 
     content {
-      sid       = statement.key
-      actions   = statement.value.actions
-      resources = [for r in statement.value.resources : replace(replace(r, "{name}", each.value.name), "{platform}", each.value.platform)]
+      sid     = statement.key
+      actions = statement.value.actions
+      resources = flatten([for r in statement.value.resources :
+        lookup(local.given[each.value.platform], r, [replace(replace(r, "{name}", each.value.name), "{platform}", each.value.platform)])
+      ])
 
       dynamic "condition" {
         for_each = try(statement.value.only, [])
@@ -219,9 +318,7 @@ data "aws_iam_policy_document" "write" {
         content {
           test     = condition.value.test
           variable = condition.value.variable
-          values = distinct(flatten([for v in condition.value.values :
-            [for host in values(var.platforms[each.value.platform].hosts) : replace(replace(v, "{platform}", each.value.platform), "{hosts}", host)]
-          ]))
+          values   = [for v in condition.value.values : replace(replace(v, "{name}", each.value.name), "{platform}", each.value.platform)]
         }
       }
     }
@@ -240,33 +337,20 @@ data "aws_iam_policy_document" "write" {
   }
 
   statement {
-    sid       = "Roles" # with the boundary on them, and no others
-    actions   = ["iam:CreateRole", "iam:PutRolePolicy", "iam:AttachRolePolicy", "iam:DetachRolePolicy", "iam:DeleteRolePolicy"]
-    resources = ["arn:${local.partition}:iam::${local.account}:role/payments-${each.value.name}-*"]
-
-    condition {
-      test     = "StringEquals"
-      variable = "iam:PermissionsBoundary"
-      values   = [aws_iam_policy.platform_boundary[each.value.platform].arn]
-    }
-  }
-
-  statement {
-    sid       = "RolesOfThisPlace"
-    actions   = ["iam:DeleteRole", "iam:TagRole", "iam:UntagRole", "iam:UpdateAssumeRolePolicy"]
-    resources = ["arn:${local.partition}:iam::${local.account}:role/payments-${each.value.name}-*"]
+    sid       = "Roles" # with the boundary on them, and no others: boundary.tf
+    actions   = ["iam:AttachRolePolicy", "iam:CreateRole", "iam:DeleteRole", "iam:DeleteRolePolicy", "iam:DetachRolePolicy", "iam:PutRolePolicy", "iam:TagRole", "iam:UntagRole", "iam:UpdateAssumeRolePolicy"]
+    resources = [local.own_roles[each.key]]
   }
 
   statement {
     sid       = "RolesToServices"
     actions   = ["iam:PassRole"]
-    resources = ["arn:${local.partition}:iam::${local.account}:role/payments-${each.value.name}-*"]
+    resources = [local.own_roles[each.key]]
 
     condition {
       test     = "StringEquals"
       variable = "iam:PassedToService"
-      # EC2 is who Auto Mode's nodes are handed theirs by; no other role here trusts it.
-      values = ["backup.amazonaws.com", "ec2.amazonaws.com", "eks.amazonaws.com", "pods.eks.amazonaws.com", "vpc-flow-logs.amazonaws.com"]
+      values   = local.handed_to[each.value.root]
     }
   }
 
@@ -284,6 +368,12 @@ data "aws_iam_policy_document" "write_state" {
     sid       = "OwnStateAndItsLock"
     actions   = ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"]
     resources = ["${aws_s3_bucket.state.arn}/${each.key}.tfstate", "${aws_s3_bucket.state.arn}/${each.key}.tfstate.tflock"]
+  }
+
+  statement {
+    sid       = "WhereItIs"
+    actions   = ["s3:ListBucket"]
+    resources = [aws_s3_bucket.state.arn]
   }
 
   statement {

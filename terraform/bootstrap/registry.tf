@@ -7,10 +7,11 @@ locals {
     rules = [
       {
         # First, because an image that an earlier rule is about is no later rule's: what production
-        # runs stays, however many builds follow it.
+        # runs stays, whatever is pushed after it. By age and not by number, which whoever may push
+        # could fill up.
         rulePriority = 1
-        description  = "All but the last 50 releases"
-        selection    = { tagStatus = "tagged", tagPrefixList = ["v"], countType = "imageCountMoreThan", countNumber = 50 }
+        description  = "Releases of ten years ago"
+        selection    = { tagStatus = "tagged", tagPrefixList = ["v"], countType = "sinceImagePushed", countUnit = "days", countNumber = 3650 }
         action       = { type = "expire" }
       },
       {

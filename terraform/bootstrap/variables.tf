@@ -31,7 +31,7 @@ variable "state_bucket" {
 }
 
 variable "copy_region" {
-  description = "Second region that keeps a copy of every image; where environments keep copies of their backups, it is the same."
+  description = "Second region that keeps a copy of every image, and of the backups of platforms that ask for it."
   type        = string
 
   validation {
@@ -41,10 +41,11 @@ variable "copy_region" {
 }
 
 variable "platforms" {
-  description = "The platforms, the environments on each with their host names, and what they may cost a month together. `make cost` fails above it; AWS warns at 80% and when the forecast passes it."
+  description = "The platforms, the environments on each with their host names, and what they may cost a month together; `backup_copies`: whether copy_region keeps copies of their backups. `make cost` fails above it; AWS warns at 80% and when the forecast passes it."
   type = map(object({
     hosts              = map(string)
     monthly_budget_usd = number
+    backup_copies      = optional(bool, false)
   }))
 
   validation {

@@ -1,6 +1,6 @@
 # Bootstrap: what must be there before anything else can be applied, and outlives it: the state
-# bucket, the image registry, the pipeline's identities and the budgets. An administrator applies it
-# by hand, once an account (docs/infrastructure.md); the roots platform/ and environment/ follow.
+# bucket, the image registry, keys, zones, the pipeline's identities and the budgets. An administrator
+# applies it by hand, once an account (docs/infrastructure.md); the roots platform/ and environment/ follow.
 
 terraform {
   required_version = ">= 1.11" # use_lockfile without DynamoDB
@@ -25,8 +25,9 @@ provider "aws" {
 
   default_tags {
     tags = {
-      project = "payments"
-      root    = "bootstrap"
+      project  = "payments"
+      platform = "shared" # what carries no tag, a pipeline could tag as its own (permissions.tf)
+      root     = "bootstrap"
     }
   }
 }

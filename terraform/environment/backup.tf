@@ -17,7 +17,7 @@ resource "aws_backup_vault" "copy" {
 
   region      = var.backup_copy.region
   name        = local.name
-  kms_key_arn = aws_kms_key.copy[0].arn
+  kms_key_arn = data.aws_kms_alias.copy[0].target_key_arn
 }
 
 resource "aws_backup_vault_lock_configuration" "copy" {
@@ -30,14 +30,12 @@ resource "aws_backup_vault_lock_configuration" "copy" {
   changeable_for_days = 7 # then for good; a vault locked by mistake can still be taken away
 }
 
-resource "aws_kms_key" "copy" {
-  # checkov:skip=CKV2_AWS_64: the default policy, the account decides by IAM, is the one that is meant
+# The key is ../bootstrap's, and so nobody's here to delete.
+data "aws_kms_alias" "copy" {
   count = var.backup_copy == null ? 0 : 1
 
-  region                  = var.backup_copy.region
-  description             = "Copies of the backups of ${local.name}"
-  enable_key_rotation     = true
-  deletion_window_in_days = 30
+  region = var.backup_copy.region
+  name   = "alias/payments-${var.platform}"
 }
 
 resource "aws_backup_plan" "this" {
@@ -78,7 +76,7 @@ resource "aws_backup_selection" "this" {
 resource "aws_iam_role" "backup" {
   count = var.backup_copy == null ? 0 : 1
 
-  name                 = "${local.name}-backup"
+  name                 = "${local.roles}-backup"
   assume_role_policy   = data.aws_iam_policy_document.backup_trust.json
   permissions_boundary = local.boundary
 }

@@ -14,7 +14,7 @@ locals {
 resource "aws_iam_role" "this" {
   for_each = local.identities
 
-  name                 = "${local.name}-${each.key}"
+  name                 = "${local.roles}-${each.key}"
   description          = "Logs in to ${local.name} as ${each.value.database_role}"
   assume_role_policy   = data.aws_iam_policy_document.trust[each.key].json
   permissions_boundary = local.boundary
@@ -75,23 +75,4 @@ resource "aws_eks_pod_identity_association" "this" {
   namespace       = local.namespace
   service_account = each.value.service_account
   role_arn        = aws_iam_role.this[each.key].arn
-}
-
-# The pipeline's role of this environment (../bootstrap/ci.tf) installs the chart, in this namespace
-# only. The group is for what Kubernetes itself must grant beside: ../../charts/cluster.
-resource "aws_eks_access_entry" "deploy" {
-  cluster_name      = data.aws_eks_cluster.this.name
-  principal_arn     = "arn:${local.partition}:iam::${local.account}:role/payments-ci-apply-environment-${var.name}"
-  kubernetes_groups = ["${local.name}-deployers"]
-}
-
-resource "aws_eks_access_policy_association" "deploy" {
-  cluster_name  = data.aws_eks_cluster.this.name
-  principal_arn = aws_eks_access_entry.deploy.principal_arn
-  policy_arn    = "arn:${local.partition}:eks::aws:cluster-access-policy/AmazonEKSAdminPolicy"
-
-  access_scope {
-    type       = "namespace"
-    namespaces = [local.namespace]
-  }
 }

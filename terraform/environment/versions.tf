@@ -38,5 +38,8 @@ locals {
   name      = "payments-${var.name}"
   account   = data.aws_caller_identity.current.account_id
   partition = data.aws_partition.current.partition
-  boundary  = "arn:${local.partition}:iam::${local.account}:policy/payments-boundary-${var.platform}" # ../bootstrap/boundary.tf
+
+  # What ../bootstrap made for this environment.
+  roles    = "payments-environment-${var.name}" # how the names of its roles begin
+  boundary = "arn:${local.partition}:iam::${local.account}:policy/payments-workload-environment-${var.name}"
 }

@@ -41,7 +41,7 @@ resource "aws_eks_addon" "this" {
 }
 
 resource "aws_iam_role" "external_dns" {
-  name                 = "${local.name}-external-dns"
+  name                 = "${local.roles}-external-dns"
   assume_role_policy   = data.aws_iam_policy_document.external_dns_trust.json
   permissions_boundary = local.boundary
 }
@@ -63,6 +63,12 @@ data "aws_iam_policy_document" "external_dns_trust" {
 
     condition {
       test     = "StringEquals"
+      variable = "aws:RequestTag/kubernetes-namespace"
+      values   = ["external-dns"]
+    }
+
+    condition {
+      test     = "StringEquals"
       variable = "aws:RequestTag/kubernetes-service-account"
       values   = ["external-dns"]
     }
@@ -80,7 +86,7 @@ data "aws_iam_policy_document" "external_dns" {
   statement {
     sid       = "OwnZones"
     actions   = ["route53:ChangeResourceRecordSets", "route53:ListResourceRecordSets", "route53:ListTagsForResource"]
-    resources = [for zone in aws_route53_zone.this : zone.arn]
+    resources = [for zone in data.aws_route53_zone.this : zone.arn]
   }
 
   statement {

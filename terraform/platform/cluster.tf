@@ -45,7 +45,7 @@ resource "aws_eks_cluster" "this" {
     resources = ["secrets"]
 
     provider {
-      key_arn = aws_kms_key.this.arn
+      key_arn = local.key_arn
     }
   }
 
@@ -75,11 +75,11 @@ resource "aws_cloudwatch_log_group" "cluster" {
 
   name              = "/aws/eks/${local.name}/cluster" # EKS writes here, and makes it without an end if it is missing
   retention_in_days = var.cluster.log_days
-  kms_key_id        = aws_kms_key.this.arn
+  kms_key_id        = local.key_arn
 }
 
 resource "aws_iam_role" "cluster" {
-  name                 = "${local.name}-cluster"
+  name                 = "${local.roles}-cluster"
   assume_role_policy   = data.aws_iam_policy_document.cluster_trust.json
   permissions_boundary = local.boundary
 }
@@ -140,7 +140,7 @@ data "aws_iam_policy_document" "tags" {
 }
 
 resource "aws_iam_role" "node" {
-  name                 = "${local.name}-node"
+  name                 = "${local.roles}-node"
   assume_role_policy   = data.aws_iam_policy_document.node_trust.json
   permissions_boundary = local.boundary
 }
@@ -179,5 +179,29 @@ resource "aws_eks_access_policy_association" "admin" {
 
   access_scope {
     type = "cluster"
+  }
+}
+
+# The pipeline's role of each environment (../bootstrap/ci.tf) installs the chart, in its own namespace
+# only. Here and not in ../environment: who may make these entries is an administrator of the cluster. The
+# group is for what Kubernetes itself must grant beside: ../../charts/cluster.
+resource "aws_eks_access_entry" "deploy" {
+  for_each = var.domains
+
+  cluster_name      = aws_eks_cluster.this.name
+  principal_arn     = "arn:${local.partition}:iam::${local.account}:role/payments-ci-apply-environment-${each.key}"
+  kubernetes_groups = ["payments-${each.key}-deployers"]
+}
+
+resource "aws_eks_access_policy_association" "deploy" {
+  for_each = aws_eks_access_entry.deploy
+
+  cluster_name  = aws_eks_cluster.this.name
+  principal_arn = each.value.principal_arn
+  policy_arn    = "arn:${local.partition}:eks::aws:cluster-access-policy/AmazonEKSAdminPolicy"
+
+  access_scope {
+    type       = "namespace"
+    namespaces = ["payments-${each.key}"]
   }
 }

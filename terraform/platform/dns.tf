@@ -1,30 +1,11 @@
-# A zone and a certificate for each environment's host name: one more replaces none that the load
-# balancer holds. The records that point at it are made by external-dns (addons.tf) from
-# ../../charts/payments.
+# A certificate for each environment's host name: one more replaces none that the load balancer holds.
+# The zones are ../bootstrap's; the records that point at the load balancer are made by external-dns
+# (addons.tf) from ../../charts/payments.
 
-resource "aws_route53_zone" "this" {
-  # checkov:skip=CKV2_AWS_38: DNSSEC needs a key in us-east-1 and a hand at the registrar; TLS already proves who answers
-  # checkov:skip=CKV2_AWS_39: who asked for a public name is no secret worth $0.50 a gigabyte
+data "aws_route53_zone" "this" {
   for_each = var.domains
 
-  name          = each.value
-  force_destroy = true # with the records in it, which are external-dns's and remade in a minute
-}
-
-data "aws_route53_zone" "parent" {
-  for_each = toset(var.parent_domain[*])
-
-  name = each.key
-}
-
-resource "aws_route53_record" "delegation" {
-  for_each = var.parent_domain == null ? {} : var.domains
-
-  zone_id = data.aws_route53_zone.parent[var.parent_domain].zone_id
-  name    = each.value
-  type    = "NS"
-  ttl     = 3600
-  records = aws_route53_zone.this[each.key].name_servers
+  name = each.value
 }
 
 resource "aws_acm_certificate" "this" {
@@ -48,19 +29,17 @@ locals {
 resource "aws_route53_record" "validation" {
   for_each = var.domains
 
-  zone_id = aws_route53_zone.this[each.key].zone_id
+  zone_id = data.aws_route53_zone.this[each.key].zone_id
   name    = local.validation[each.key].resource_record_name
   type    = local.validation[each.key].resource_record_type
   ttl     = 300
   records = [local.validation[each.key].resource_record_value]
 }
 
-# Waits until the zones are really delegated: without it the load balancer would be made without TLS.
+# Waits until the zone is really delegated: without it the load balancer would be made without TLS.
 resource "aws_acm_certificate_validation" "this" {
   for_each = aws_acm_certificate.this
 
   certificate_arn         = each.value.arn
   validation_record_fqdns = [aws_route53_record.validation[each.key].fqdn]
-
-  depends_on = [aws_route53_record.delegation]
 }

@@ -97,7 +97,7 @@ resource "aws_cloudwatch_log_group" "firewall" {
 
   name              = "aws-waf-logs-${local.name}" # AWS asks for this beginning
   retention_in_days = var.firewall.log_days
-  kms_key_id        = aws_kms_key.this.arn
+  kms_key_id        = local.key_arn
 }
 
 resource "aws_wafv2_web_acl_logging_configuration" "this" {

@@ -17,13 +17,13 @@ resource "aws_cloudwatch_log_group" "flow" {
 
   name              = "/aws/vpc/${local.name}"
   retention_in_days = var.network.flow_log_days
-  kms_key_id        = aws_kms_key.this.arn
+  kms_key_id        = local.key_arn
 }
 
 resource "aws_iam_role" "flow" {
   count = var.network.flow_log_days > 0 ? 1 : 0
 
-  name                 = "${local.name}-flow-logs"
+  name                 = "${local.roles}-flow-logs"
   assume_role_policy   = data.aws_iam_policy_document.flow_trust.json
   permissions_boundary = local.boundary
 }

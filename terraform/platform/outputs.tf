@@ -20,8 +20,3 @@ output "helm_values" {
     }
   })
 }
-
-output "name_servers" {
-  description = "Where the holder of the parent domain delegates each host name."
-  value       = { for environment, zone in aws_route53_zone.this : zone.name => zone.name_servers }
-}

@@ -104,23 +104,12 @@ variable "addons" {
 }
 
 variable "domains" {
-  description = "Host name of each environment; each is a zone of its own, so that one platform cannot answer for another's."
+  description = "Host name of each environment on this platform; the zones are those of ../bootstrap."
   type        = map(string)
 
   validation {
     condition     = length(var.domains) > 0 && alltrue([for d in values(var.domains) : can(regex("^([a-z0-9-]+\\.)+[a-z]{2,}$", d))])
     error_message = "domains must map each environment to a host name in lower case, without a dot at the end."
-  }
-}
-
-variable "parent_domain" {
-  description = "Zone in this account that delegates to `domains`; null where someone else does (the outputs say to which name servers)."
-  type        = string
-  default     = null
-
-  validation {
-    condition     = var.parent_domain == null || alltrue([for d in values(var.domains) : endswith(d, ".${coalesce(var.parent_domain, "-")}")])
-    error_message = "Every domain must end in parent_domain."
   }
 }
 

@@ -34,9 +34,17 @@ data "aws_caller_identity" "current" {}
 
 data "aws_partition" "current" {}
 
+data "aws_kms_alias" "this" {
+  name = "alias/${local.name}"
+}
+
 locals {
   name      = "payments-${var.name}"
   account   = data.aws_caller_identity.current.account_id
   partition = data.aws_partition.current.partition
-  boundary  = "arn:${local.partition}:iam::${local.account}:policy/payments-boundary-${var.name}" # ../bootstrap/boundary.tf
+
+  # What ../bootstrap made for this platform.
+  roles    = "payments-platform-${var.name}" # how the names of its roles begin
+  boundary = "arn:${local.partition}:iam::${local.account}:policy/payments-workload-platform-${var.name}"
+  key_arn  = data.aws_kms_alias.this.target_key_arn
 }

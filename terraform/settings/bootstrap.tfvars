@@ -11,6 +11,7 @@ platforms = {
   production = {
     hosts              = { production = "payments.xpto.example" }
     monthly_budget_usd = 305 # 300 was the aim: docs/cost.md
+    backup_copies      = true
   }
 }
 

@@ -19,6 +19,5 @@ domains = {
   dev     = "dev.payments.xpto.example"
   staging = "staging.payments.xpto.example"
 }
-parent_domain = "payments.xpto.example" # production's zone
 
 firewall = null
