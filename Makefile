@@ -56,6 +56,15 @@ $(eval $(call environment,.venv-pipeline,pipeline/requirements.lock))
 PIPELINE_STAMP := .venv-pipeline/installed
 PIPELINE_BIN := $(CURDIR)/.venv-pipeline/bin
 
+# What decides calls to AWS as IAM does. Node is the system's, from 20 on.
+IAM_STAMP := .venv-iam/installed
+IAM_FILES := $(addprefix terraform/testkit/iam/,package.json package-lock.json .npmrc)
+$(IAM_STAMP): $(IAM_FILES)
+	@command -v npm >/dev/null || { echo "make infra-slow needs Node 20 or newer, with npm: install nodejs" >&2; exit 1; }
+	@rm -rf $(@D) && mkdir $(@D) && cp $(IAM_FILES) $(@D)
+	@npm ci --prefix $(@D) --cache '$(XDG_CACHE_HOME)/npm' --loglevel error
+	@touch $@
+
 # Programs from Go modules are built once, and kept where the rest of what was downloaded is.
 GO_PROGRAMS := $(XDG_CACHE_HOME)/go-programs
 
@@ -293,7 +302,7 @@ infra-test: $(TOOLS_STAMP) ## Tests Terraform without an account: validity, prom
 	cd terraform/testkit && $(TOOLS_BIN)/python -m pytest -n 2 -m 'not slow'
 
 .PHONY: infra-slow
-infra-slow: $(TOOLS_STAMP) $(CHECKOV_STAMP) ## The rest of these: planted faults, simulated lives
+infra-slow: $(TOOLS_STAMP) $(CHECKOV_STAMP) $(IAM_STAMP) ## The rest of these: planted faults, simulated IAM (needs Node)
 	cd terraform/testkit && $(TOOLS_BIN)/python -m pytest -n 2 -m slow
 
 .PHONY: cost
@@ -478,4 +487,4 @@ lock: $(STAMP) ## Resolves the dependencies anew and writes all lock files
 
 .PHONY: clean
 clean: ## Removes what can be made again; .data, with the database, stays
-	rm -rf .venv .venv-load .venv-tools .venv-checkov .venv-pipeline .install.lock .cache {api,charts,docs,load,pipeline,terraform/testkit}/.mypy_cache {api,charts,docs,pipeline}/.pytest_cache {api,charts,docs,load,pipeline,terraform/testkit}/.ruff_cache api/.hypothesis api/.coverage*
+	rm -rf .venv .venv-load .venv-tools .venv-checkov .venv-pipeline .venv-iam .install.lock .cache {api,charts,docs,load,pipeline,terraform/testkit}/.mypy_cache {api,charts,docs,pipeline}/.pytest_cache {api,charts,docs,load,pipeline,terraform/testkit}/.ruff_cache api/.hypothesis api/.coverage*

@@ -9,8 +9,10 @@ which values AWS takes. It serves one Terraform at a time: the last configuratio
 import hashlib
 import json
 import secrets
+import tomllib
 from collections.abc import Callable
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -22,10 +24,23 @@ ACCOUNT = "123456789012"
 UNKNOWN = msgpack.ExtType(0, b"\0")  # "known after apply", as Terraform writes it
 ZONES = "abcdef"
 
+RESOURCES: dict[str, dict[str, str]] = tomllib.loads(
+    Path(__file__).with_name("resources.toml").read_text()
+)
+
 _NESTINGS = {"single": 1, "list": 2, "set": 3}  # of the protocol
 
 Attribute = dict[str, Any]
 Change = Callable[[str, Attribute, Any], Any]
+
+
+def arn(type_: str, values: Attribute) -> str:
+    """Returns the ARN of a resource of a type that resources.toml has."""
+    token = hashlib.sha256(f"{type_} {values['id']}".encode()).hexdigest()[:17]
+    known = {"account": ACCOUNT, "token": token}
+    if "principal_arn" in values:
+        known["principal"] = values["principal_arn"].rsplit("/")[-1]
+    return RESOURCES[type_]["arn"].format_map(values | known)
 
 
 class Provider:
@@ -94,7 +109,10 @@ class Provider:
         state = _unpack(request.planned_state)
         if state is not None:
             block = self._block("resource_schemas", request)
+            decided = state.get("arn") is UNKNOWN
             state = self._fill(request.type_name, block, state, secrets.token_hex(6))
+            if decided and request.type_name in RESOURCES:
+                state["arn"] = arn(request.type_name, state)
         return pb.ApplyResourceChange.Response(new_state=_pack(state))
 
     def ReadDataSource(self, request: Any) -> Any:  # noqa: N802
@@ -144,7 +162,9 @@ class Provider:
     ) -> dict[str, Any]:
         given = (value.get(name) for name in ("name", "bucket", "identifier"))
         kind = type_.removeprefix("aws_").replace("_", "-")
-        identifier = next((n for n in given if isinstance(n, str)), f"{kind}-{token}")
+        prefix = value.get("name_prefix")
+        made_up = f"{prefix if isinstance(prefix, str) else f'{kind}-'}{token}"
+        identifier = next((n for n in given if isinstance(n, str)), made_up)
 
         def make_up(wanted: Any, type_json: Any, name: str, settable: bool) -> Any:
             match type_json:
@@ -177,6 +197,9 @@ class Provider:
             return f"arn:aws:{service}:{place}:{path}{identifier}"
         known = {
             "id": identifier,
+            "name": identifier,
+            # A database's is not its name: a policy that takes it for that must not work here.
+            "resource_id": f"db-{hashlib.sha256(identifier.encode()).hexdigest()[:26].upper()}",
             "region": self._region,
             "owner_id": ACCOUNT,
             "registry_id": ACCOUNT,
