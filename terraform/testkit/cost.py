@@ -111,6 +111,7 @@ class Line:
     resource: str
     quantity: float
     price: str  # a row of prices/aws.json
+    platform: str = ""  # what its tag says
 
     def usd(self, region: str) -> float:
         """Returns US dollars a month."""
@@ -128,7 +129,11 @@ def lines(plan: dict[str, Any], level: str) -> list[Line]:
     resources = plan["planned_values"]["root_module"]["resources"]
     use = USAGE["levels"][level]
     planned = [
-        Line(resource["address"], *item)
+        Line(
+            resource["address"],
+            *item,
+            (resource["values"].get("tags_all") or {}).get("platform", ""),
+        )
         for resource in resources
         if resource["mode"] == "managed"
         for item in FLAT.get(resource["type"])
@@ -137,6 +142,10 @@ def lines(plan: dict[str, Any], level: str) -> list[Line]:
     bought = _bought_by_the_cluster(level, variables) if "cluster" in variables else []
     used = [*planned, *bought]
     return [*used, *_free(used, variables)]
+
+
+def _platform(values: dict[str, Any]) -> str:
+    return str((values.get("tags_all") or {}).get("platform", ""))
 
 
 def _items(
@@ -197,33 +206,37 @@ def _free(used: list[Line], variables: dict[str, Any]) -> Iterator[Line]:
         yield Line("free in every account", -min(most, quantity), price)
 
 
-def platform_of(place: str, plans: Plans) -> str:
-    """Returns the platform that a place's cost is counted to."""
-    variables = plans[place]["variables"]
-    match places()[place]:
-        case "bootstrap":
-            return "account"
-        case "platform":
-            return str(variables["name"]["value"])
-    return str(variables["platform"]["value"])
+def lines_of(plans: Plans, level: str) -> dict[str, list[Line]]:
+    """Returns what all places cost at a level of use, by platform; `account` is what both share.
+
+    What has a tag is counted as AWS's budgets do. The rest, AWS cannot tag or no plan makes; it is
+    its place's.
+    """
+    costs: dict[str, list[Line]] = defaultdict(list)
+    for place, plan in plans.items():
+        variables = plan["variables"]
+        named = {"bootstrap": "", "platform": "name", "environment": "platform"}[places()[place]]
+        own = str(variables[named]["value"]) if named else "account"
+        for line in lines(plan, level):
+            tagged = line.platform if line.platform != "shared" else "account"
+            costs[tagged or own].append(line)
+    return costs
 
 
 def totals(plans: Plans, region: str, level: str) -> dict[str, float]:
     """Returns US dollars a month by platform."""
-    costs: dict[str, list[float]] = defaultdict(list)
-    for place, plan in plans.items():
-        costs[platform_of(place, plans)] += [line.usd(region) for line in lines(plan, level)]
     # Each sum of dollars is exact: that of `sum` depends on the version of Python.
-    return {platform: math.fsum(dollars) for platform, dollars in costs.items()}
+    return {
+        platform: math.fsum(line.usd(region) for line in used)
+        for platform, used in lines_of(plans, level).items()
+    }
 
 
 def first_year(plans: Plans, region: str, platform: str) -> float:
     """Returns US dollars a month while no key has rotated yet."""
     rotated = math.fsum(
         line.usd(region)
-        for place, plan in plans.items()
-        if platform_of(place, plans) == platform
-        for line in lines(plan, "expected")
+        for line in lines_of(plans, "expected")[platform]
         if line.price == "kms.rotation"
     )
     return totals(plans, region, "expected")[platform] - rotated
@@ -398,9 +411,7 @@ def picture(plans: Plans) -> Figure:
         sizes = [
             math.fsum(
                 line.usd(REGIONS[0])
-                for place, plan in plans.items()
-                if platform_of(place, plans) == platform
-                for line in lines(plan, level)
+                for line in lines_of(plans, level)[platform]
                 if kind == next(k for k, p in KINDS.items() if line.price.startswith(p))
             )
             for platform, level in bars

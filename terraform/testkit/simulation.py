@@ -90,11 +90,13 @@ def simulating() -> Iterator[Simulator]:
     node = shutil.which("node")
     if node is None or not PACKAGES.exists():
         raise FileNotFoundError("the simulation of IAM is not installed: run `make infra-slow`")
-    with subprocess.Popen(
-        [node, str(SCRIPT), str(PACKAGES)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        with cast("IO[str]", process.stdin) as questions:
-            yield Simulator(questions, cast("IO[str]", process.stdout))
+    with (
+        subprocess.Popen(
+            [node, str(SCRIPT), str(PACKAGES)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process,
+        cast("IO[str]", process.stdin) as questions,
+    ):
+        yield Simulator(questions, cast("IO[str]", process.stdout))

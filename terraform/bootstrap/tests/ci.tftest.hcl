@@ -14,7 +14,7 @@ run "each_role_trusts_exact_subjects" {
   assert {
     condition = { for role, d in data.aws_iam_policy_document.ci_trust : role => one([for c in d.statement[0].condition : toset(c.values) if endswith(c.variable, ":sub")]) } == {
       plan                         = toset(["repo:xpto@1234567/payments@890123456:pull_request", "repo:xpto@1234567/payments@890123456:ref:refs/heads/main"])
-      publish                      = toset(["repo:xpto@1234567/payments@890123456:ref:refs/heads/main"])
+      publish                      = toset(["repo:xpto@1234567/payments@890123456:environment:publish"])
       apply-platform-nonprod       = toset(["repo:xpto@1234567/payments@890123456:environment:platform-nonprod"])
       apply-platform-production    = toset(["repo:xpto@1234567/payments@890123456:environment:platform-production"])
       apply-environment-dev        = toset(["repo:xpto@1234567/payments@890123456:environment:dev"])
@@ -34,8 +34,8 @@ run "every_role_is_bounded" {
   command = plan
 
   assert {
-    condition     = toset(keys(aws_iam_role.ci)) == toset(keys(local.ci_roles)) && aws_iam_policy.boundary.name == "payments-boundary"
-    error_message = "The boundary has the name by which the other roots find it."
+    condition     = toset(keys(aws_iam_role.ci)) == toset(keys(local.ci_roles)) && { for place, policy in aws_iam_policy.workload : place => policy.name } == { for place in keys(local.places) : place => "payments-workload-${place}" }
+    error_message = "The boundaries of workloads have the names by which the other roots find them."
   }
 
   assert {
@@ -48,7 +48,7 @@ run "plan_reads_and_publish_pushes" {
   command = plan
 
   assert {
-    condition     = toset([for key, p in aws_iam_role_policy.ci : p.name if startswith(key, "plan/") || startswith(key, "publish/")]) == toset(["read", "publish"])
+    condition     = toset([for key, p in aws_iam_role_policy.ci : p.name if startswith(key, "plan/") || startswith(key, "publish/")]) == toset(["read", "states", "publish"])
     error_message = "Neither can change what runs."
   }
 }

@@ -1,4 +1,4 @@
-# What state.tf, encryption.tf and registry.tf promise.
+# What state.tf, encryption.tf, registry.tf and dns.tf promise.
 
 mock_provider "aws" {
   # Values of the right form, so that the real provider takes them too.
@@ -21,8 +21,8 @@ run "the_state_is_encrypted_and_versioned" {
   }
 
   assert {
-    condition     = aws_kms_key.this.enable_key_rotation
-    error_message = "The key rotates."
+    condition     = aws_kms_key.this.enable_key_rotation && alltrue([for key in concat(values(aws_kms_key.platform), values(aws_kms_key.copy)) : key.enable_key_rotation && key.deletion_window_in_days == 30])
+    error_message = "Every key rotates, and a deletion can be taken back for a month."
   }
 }
 
@@ -94,8 +94,8 @@ run "old_images_end" {
   }
 
   assert {
-    condition     = alltrue([for p in aws_ecr_lifecycle_policy.this : jsondecode(p.policy).rules[0].rulePriority == 1 && jsondecode(p.policy).rules[0].selection.tagPrefixList == ["v"]])
-    error_message = "Releases are counted by themselves: builds that follow never push out what production runs."
+    condition     = alltrue([for p in aws_ecr_lifecycle_policy.this : jsondecode(p.policy).rules[0].rulePriority == 1 && jsondecode(p.policy).rules[0].selection.tagPrefixList == ["v"] && jsondecode(p.policy).rules[0].selection.countType == "sinceImagePushed"])
+    error_message = "Releases end by age: whatever is pushed never pushes out what production runs."
   }
 }
 
@@ -115,5 +115,19 @@ run "images_outlive_the_region" {
   assert {
     condition     = aws_ecr_repository_creation_template.copy.image_tag_mutability == "IMMUTABLE" && alltrue([for p in aws_ecr_lifecycle_policy.this : p.policy == aws_ecr_repository_creation_template.copy.lifecycle_policy])
     error_message = "There, too, a tag means one image, and what nobody needs ends."
+  }
+}
+
+run "hosts_are_delegated_where_the_parent_is_here" {
+  command = plan
+
+  assert {
+    condition     = { for environment, zone in aws_route53_zone.this : environment => zone.name } == { dev = "dev.payments.xpto.example", staging = "staging.payments.xpto.example", production = "payments.xpto.example" }
+    error_message = "Every host has a zone of its own."
+  }
+
+  assert {
+    condition     = { for environment, record in aws_route53_record.delegation : environment => record.type } == { dev = "NS", staging = "NS" }
+    error_message = "Production's zone points at those of the hosts below it."
   }
 }

@@ -37,26 +37,7 @@ run "every_role_is_bounded" {
   command = plan
 
   assert {
-    condition     = alltrue([for role in concat(values(aws_iam_role.this), aws_iam_role.backup) : endswith(role.permissions_boundary, ":policy/payments-boundary-${var.platform}")])
+    condition     = alltrue([for role in concat(values(aws_iam_role.this), aws_iam_role.backup) : endswith(role.permissions_boundary, ":policy/payments-workload-environment-${var.name}")])
     error_message = "Every role carries the boundary."
-  }
-}
-
-run "the_pipeline_deploys_to_its_own_namespace" {
-  command = plan
-
-  assert {
-    condition     = one(aws_eks_access_policy_association.deploy.access_scope).type == "namespace" && one(aws_eks_access_policy_association.deploy.access_scope).namespaces == toset(["payments-${var.name}"])
-    error_message = "The pipeline's role must not reach another environment's namespace."
-  }
-
-  assert {
-    condition     = aws_eks_access_entry.deploy.principal_arn == "arn:aws:iam::123456789012:role/payments-ci-apply-environment-${var.name}"
-    error_message = "It is the role that bootstrap makes for this place."
-  }
-
-  assert {
-    condition     = aws_eks_access_entry.deploy.kubernetes_groups == toset(["payments-${var.name}-deployers"])
-    error_message = "The group that ../../charts/cluster gives rights to is this environment's."
   }
 }

@@ -6,6 +6,7 @@ mock_provider "aws" {
   mock_data "aws_partition" { defaults = { partition = "aws" } }
   mock_data "aws_iam_policy_document" { defaults = { json = "{}" } } # decoded in ../../testkit/tests
   mock_data "aws_ssm_parameter" { defaults = { value = "ami-0123456789abcdef0" } }
+  mock_data "aws_kms_alias" { defaults = { target_key_arn = "arn:aws:kms:us-east-1:123456789012:key/00000000-0000-0000-0000-000000000000" } }
   mock_data "aws_route53_zone" { defaults = { zone_id = "Z0123456789ABCDEFGHIJ" } }
   mock_resource "aws_acm_certificate" {
     defaults = {
@@ -41,8 +42,8 @@ run "secrets_are_encrypted" {
   command = plan
 
   assert {
-    condition     = one(aws_eks_cluster.this.encryption_config).resources == toset(["secrets"]) && aws_kms_key.this.enable_key_rotation
-    error_message = "Kubernetes secrets are encrypted with a key that rotates."
+    condition     = one(aws_eks_cluster.this.encryption_config).resources == toset(["secrets"]) && one(one(aws_eks_cluster.this.encryption_config).provider).key_arn == data.aws_kms_alias.this.target_key_arn
+    error_message = "Kubernetes secrets are encrypted with the platform's key."
   }
 }
 
@@ -71,6 +72,27 @@ run "nobody_is_an_administrator_by_accident" {
   assert {
     condition     = keys(aws_eks_access_policy_association.admin) == ["payments-administrator"]
     error_message = "One role may do everything in the cluster."
+  }
+}
+
+run "the_pipeline_deploys_to_its_own_namespace" {
+  command = plan
+
+  assert {
+    condition = { for environment, a in aws_eks_access_policy_association.deploy : environment => { scope = one(a.access_scope).type, namespaces = one(a.access_scope).namespaces } } == {
+      for environment in keys(var.domains) : environment => { scope = "namespace", namespaces = toset(["payments-${environment}"]) }
+    }
+    error_message = "The pipeline's role must not reach another environment's namespace."
+  }
+
+  assert {
+    condition     = alltrue([for environment, entry in aws_eks_access_entry.deploy : entry.principal_arn == "arn:aws:iam::123456789012:role/payments-ci-apply-environment-${environment}"])
+    error_message = "It is the role that bootstrap makes for this place."
+  }
+
+  assert {
+    condition     = alltrue([for environment, entry in aws_eks_access_entry.deploy : entry.kubernetes_groups == toset(["payments-${environment}-deployers"])])
+    error_message = "The group that ../../charts/cluster gives rights to is this environment's."
   }
 }
 
@@ -119,7 +141,7 @@ run "roles_have_what_auto_mode_needs_and_no_more" {
   }
 
   assert {
-    condition     = alltrue([for role in concat([aws_iam_role.cluster, aws_iam_role.node, aws_iam_role.external_dns], aws_iam_role.flow) : endswith(role.permissions_boundary, ":policy/payments-boundary-${var.name}")])
+    condition     = alltrue([for role in concat([aws_iam_role.cluster, aws_iam_role.node, aws_iam_role.external_dns], aws_iam_role.flow) : endswith(role.permissions_boundary, ":policy/payments-workload-platform-${var.name}")])
     error_message = "Every role carries the boundary."
   }
 }

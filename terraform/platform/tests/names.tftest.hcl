@@ -6,6 +6,7 @@ mock_provider "aws" {
   mock_data "aws_partition" { defaults = { partition = "aws" } }
   mock_data "aws_iam_policy_document" { defaults = { json = "{}" } } # decoded in ../../testkit/tests
   mock_data "aws_ssm_parameter" { defaults = { value = "ami-0123456789abcdef0" } }
+  mock_data "aws_kms_alias" { defaults = { target_key_arn = "arn:aws:kms:us-east-1:123456789012:key/00000000-0000-0000-0000-000000000000" } }
   mock_data "aws_route53_zone" { defaults = { zone_id = "Z0123456789ABCDEFGHIJ" } }
   mock_resource "aws_acm_certificate" {
     defaults = {
@@ -29,15 +30,6 @@ run "every_host_has_a_certificate" {
   assert {
     condition     = alltrue([for c in aws_acm_certificate.this : c.validation_method == "DNS"]) && toset(keys(aws_route53_record.validation)) == toset(keys(var.domains)) && toset(keys(aws_acm_certificate_validation.this)) == toset(keys(var.domains))
     error_message = "It is validated, and renewed, by records that Terraform makes."
-  }
-}
-
-run "hosts_are_delegated_from_the_parent_zone" {
-  command = plan
-
-  assert {
-    condition     = length(aws_route53_record.delegation) == (var.parent_domain == null ? 0 : length(var.domains))
-    error_message = "The parent zone must point at each zone."
   }
 }
 

@@ -36,9 +36,13 @@ class Life:
         values: dict[str, Any] = next(r["values"] for r in resources if r["address"] == address)
         return values
 
+    def read(self, type_: str) -> dict[str, dict[str, Any]]:
+        """Returns the values of the data sources of a type, by address."""
+        return self._instances("data", type_)
+
     def documents(self) -> dict[str, dict[str, Any]]:
         """Returns the values of the policy documents, by address."""
-        return self._instances("data", "aws_iam_policy_document")
+        return self.read("aws_iam_policy_document")
 
     def _instances(self, mode: str, type_: str) -> dict[str, dict[str, Any]]:
         return {

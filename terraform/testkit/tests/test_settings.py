@@ -120,19 +120,21 @@ def test_networks_of_platforms_do_not_overlap() -> None:
 
 
 def test_hosts_and_regions_are_the_same_everywhere() -> None:
-    """What bootstrap grants by a host's name is for the zones that the platforms make."""
+    """Bootstrap makes the zones that platforms look up, and the key that environments copy with."""
     settings = _settings()
     pairs = {
         place: dict(re.findall(r'(\w+)\s*= "((?:[\w-]+\.)+example)"', text))
         for place, text in settings.items()
     }
     of_platforms = pairs["platform-nonprod"] | pairs["platform-production"]
-    of_platforms.pop("parent_domain")
     assert pairs["bootstrap"] == of_platforms
     for environment, host in of_platforms.items():
         assert pairs[f"environment-{environment}"] == {"host": host}
     (copies,) = re.findall(r'copy_region\s*= "(.+)"', settings["bootstrap"])
     assert f'region = "{copies}"' in settings["environment-production"].split("backup_copy")[1]
+    assert re.findall(r"(\w+) = \{\n[^}]*\}[^}]*backup_copies\s*= true", settings["bootstrap"]) == [
+        "production"
+    ]
 
 
 @pytest.mark.parametrize("root", ["platform", "environment"])
