@@ -35,7 +35,7 @@ resource "aws_budgets_budget" "this" {
       notification_type          = notification.key
       threshold                  = notification.value
       threshold_type             = "PERCENTAGE"
-      subscriber_email_addresses = var.budget_subscribers
+      subscriber_email_addresses = var.subscribers
     }
   }
 }

@@ -1,11 +1,12 @@
 # The keys. One for what bootstrap keeps: the state (state.tf) and the images (registry.tf). One a
 # platform, for everything at rest on it; the roots find it by its alias. What dev could decrypt, nonprod
-# could anyway. And one in the second region for each platform whose backups are copied there. All are
-# made here, where only people change anything: who deletes a key deletes what it encrypts.
+# could anyway. And one in the second region for each platform whose backups are copied there, which would
+# be the platform's if the first were lost. All are made here, where only people change anything: who
+# deletes a key deletes what it encrypts.
 
 resource "aws_kms_key" "this" {
-  description         = "State and images of payments"
-  policy              = data.aws_iam_policy_document.key.json
+  description         = "State, images and record of payments"
+  policy              = data.aws_iam_policy_document.own_key.json
   enable_key_rotation = true
 }
 
@@ -37,7 +38,7 @@ resource "aws_kms_key" "copy" {
 
   region                  = var.copy_region
   description             = "Copies of the backups of payments-${each.key}"
-  policy                  = data.aws_iam_policy_document.key.json
+  policy                  = data.aws_iam_policy_document.platform_key.json
   enable_key_rotation     = true
   deletion_window_in_days = 30
 
@@ -72,6 +73,30 @@ data "aws_iam_policy_document" "key" {
   }
 }
 
+data "aws_iam_policy_document" "own_key" {
+  # checkov:skip=CKV_AWS_109: the policy of a key speaks of that key alone
+  # checkov:skip=CKV_AWS_111: the policy of a key speaks of that key alone
+  # checkov:skip=CKV_AWS_356: the policy of a key speaks of that key alone, and `*` is how it says so
+  source_policy_documents = [data.aws_iam_policy_document.key.json]
+
+  statement {
+    sid       = "CloudTrailWrites" # trail.tf
+    actions   = ["kms:DescribeKey", "kms:GenerateDataKey*"]
+    resources = ["*"]
+
+    principals {
+      type        = "Service"
+      identifiers = ["cloudtrail.amazonaws.com"]
+    }
+
+    condition {
+      test     = "StringEquals"
+      variable = "aws:SourceArn"
+      values   = [local.trail_arn]
+    }
+  }
+}
+
 data "aws_iam_policy_document" "platform_key" {
   # checkov:skip=CKV_AWS_109: the policy of a key speaks of that key alone
   # checkov:skip=CKV_AWS_111: the policy of a key speaks of that key alone
@@ -85,13 +110,13 @@ data "aws_iam_policy_document" "platform_key" {
 
     principals {
       type        = "Service"
-      identifiers = ["logs.${var.region}.amazonaws.com"]
+      identifiers = ["logs.${var.region}.amazonaws.com", "logs.${var.copy_region}.amazonaws.com"]
     }
 
     condition {
       test     = "ArnLike"
       variable = "kms:EncryptionContext:aws:logs:arn"
-      values   = ["arn:${local.partition}:logs:${var.region}:${local.account}:log-group:*"]
+      values   = ["arn:${local.partition}:logs:*:${local.account}:log-group:*"]
     }
   }
 

@@ -59,12 +59,12 @@ variable "platforms" {
   }
 }
 
-variable "budget_subscribers" {
-  description = "E-mail addresses that hear of a passed budget."
+variable "subscribers" {
+  description = "E-mail addresses that hear of a passed budget, and of attempts at what nobody may do (trail.tf)."
   type        = set(string)
 
   validation {
-    condition     = length(var.budget_subscribers) > 0 && alltrue([for a in var.budget_subscribers : can(regex("^[^@ ]+@[^@ ]+$", a))])
-    error_message = "budget_subscribers needs at least one e-mail address: a budget that tells nobody is none."
+    condition     = length(var.subscribers) > 0 && alltrue([for a in var.subscribers : can(regex("^[^@ ]+@[^@ ]+$", a))])
+    error_message = "subscribers needs at least one e-mail address: an alarm that tells nobody is none."
   }
 }

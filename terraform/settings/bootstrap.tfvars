@@ -15,4 +15,4 @@ platforms = {
   }
 }
 
-budget_subscribers = ["payments-oncall@xpto.example"]
+subscribers = ["payments-oncall@xpto.example"]

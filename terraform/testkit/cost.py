@@ -46,6 +46,9 @@ FREE = {
     "aws_backup_vault",
     "aws_backup_vault_lock_configuration",
     "aws_budgets_budget",
+    "aws_cloudtrail",  # the first record of who changed what
+    "aws_cloudwatch_event_rule",
+    "aws_cloudwatch_event_target",
     "aws_db_parameter_group",
     "aws_db_subnet_group",
     "aws_default_security_group",

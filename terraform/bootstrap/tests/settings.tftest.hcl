@@ -40,14 +40,14 @@ run "an_environment_on_two_platforms_is_refused" {
   expect_failures = [var.platforms]
 }
 
-run "a_budget_that_tells_nobody_is_refused" {
+run "alarms_that_tell_nobody_are_refused" {
   command = plan
 
   variables {
-    budget_subscribers = []
+    subscribers = []
   }
 
-  expect_failures = [var.budget_subscribers]
+  expect_failures = [var.subscribers]
 }
 
 run "a_copy_of_images_in_the_same_region_is_refused" {

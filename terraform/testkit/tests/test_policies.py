@@ -21,7 +21,7 @@ Statement = dict[str, Any]
 # A boundary grants nothing, and a key's policy speaks of that key: `*` is how AWS has both written.
 DOCUMENTS = "data.aws_iam_policy_document."
 BOUNDARIES = tuple(DOCUMENTS + name for name in ("boundary[", "workload[", "readers_boundary"))
-KEYS = (DOCUMENTS + "key", DOCUMENTS + "platform_key")
+KEYS = tuple(DOCUMENTS + name for name in ("key", "own_key", "platform_key"))
 
 INLINE_LIMIT = 10240  # characters of all inline policies of a role
 MANAGED_LIMIT = 6144  # characters of one managed policy
