@@ -35,22 +35,61 @@ data "aws_iam_policy_document" "readers_boundary" {
 locals {
   workload_boundaries = { for place in keys(local.places) : place => "arn:${local.partition}:iam::${local.account}:policy/payments-workload-${place}" }
 
-  own_roles = { for place, p in local.places : place => "arn:${local.partition}:iam::${local.account}:role/payments-${place}-*" }
+  own_roles = { for place in keys(local.places) : place => "arn:${local.partition}:iam::${local.account}:role/payments-${place}-*" }
 
-  # What places use of bootstrap's. Whose keys, zones and state objects they are, `elsewhere` says.
-  use_of_keys   = ["kms:CreateGrant", "kms:Decrypt", "kms:Describe*", "kms:GenerateDataKey*", "kms:Get*", "kms:List*"]
-  use_of_images = ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:Describe*", "ecr:Get*", "ecr:List*"]
-  use_of_zones  = ["route53:ChangeResourceRecordSets", "route53:Get*", "route53:List*"]
+  own_zones = { for platform, p in var.platforms : platform => [for environment in keys(p.hosts) : aws_route53_zone.this[environment].arn] }
 
+  # A database is known by an id that it gets when it is made; whose it is, the names of its logins say.
+  own_logins = { for place, p in local.places : place => [
+    for login in ["app", "migrator"] : "arn:${local.partition}:rds-db:${local.here}:dbuser:*/payments_${login}_${p.name}"
+  ] }
+
+  use_of_keys = ["kms:CreateGrant", "kms:Decrypt", "kms:GenerateDataKey*"]
+
+  # What EKS does with the cluster's role and the nodes', external-dns and flow logs with theirs; and what
+  # the environment's pods and AWS Backup do.
   workload = {
-    platform = concat(
-      [for service in ["acm", "autoscaling", "cognito-idp", "ec2", "eks-auth", "elasticloadbalancing", "logs", "shield", "tag", "waf-regional", "wafv2"] : "${service}:*"],
-      ["cloudwatch:PutMetricData", "iam:Get*", "iam:List*", "ssm:GetParameter*"],
-      local.use_of_keys, local.use_of_images, local.use_of_zones,
-    )
-    environment = concat(
-      ["backup:*", "backup-storage:*", "ec2:Describe*", "rds-db:connect", "rds:*Tags*", "rds:*DBSnapshot*", "rds:Describe*", "rds:RestoreDBInstance*", "tag:GetResources"],
-      local.use_of_keys,
+    for place, p in local.places : place => p.root == "platform" ? {
+      Cluster = {
+        actions = [
+          "acm:Describe*", "acm:List*", "autoscaling:Describe*", "cloudwatch:PutMetricData", "cognito-idp:Describe*", "ec2:*", "ecr:BatchCheckLayerAvailability",
+          "ecr:BatchGetImage", "ecr:Describe*", "ecr:Get*", "ecr:List*", "eks-auth:*", "elasticloadbalancing:*", "iam:Get*", "iam:List*", "kms:DescribeKey",
+          "route53:List*", "shield:Describe*", "shield:Get*", "ssm:GetParameter*", "tag:GetResources", "waf-regional:Get*", "wafv2:Get*", "wafv2:List*",
+        ]
+        resources = ["*"]
+      }
+      Firewall = {
+        actions   = ["wafv2:AssociateWebACL", "wafv2:DisassociateWebACL"]
+        resources = ["arn:${local.partition}:wafv2:${local.here}:regional/webacl/payments-${p.name}/*", "arn:${local.partition}:elasticloadbalancing:${local.here}:loadbalancer/app/*"]
+      }
+      FlowLogs = {
+        actions   = ["logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents"]
+        resources = ["arn:${local.partition}:logs:${local.here}:log-group:/aws/vpc/payments-${p.name}", "arn:${local.partition}:logs:${local.here}:log-group:/aws/vpc/payments-${p.name}:*"]
+      }
+      Keys    = { actions = local.use_of_keys, resources = local.keys[p.platform] }
+      Records = { actions = ["route53:ChangeResourceRecordSets"], resources = local.own_zones[p.platform] }
+      Nodes = {
+        actions = ["iam:AddRoleToInstanceProfile", "iam:CreateInstanceProfile", "iam:CreateServiceLinkedRole", "iam:DeleteInstanceProfile", "iam:PassRole", "iam:RemoveRoleFromInstanceProfile", "iam:TagInstanceProfile"]
+        resources = [
+          local.own_roles[place],
+          "arn:${local.partition}:iam::${local.account}:instance-profile/eks*",
+          "arn:${local.partition}:iam::${local.account}:role/aws-service-role/*",
+        ]
+      }
+      } : merge(
+      { LogIn = { actions = ["rds-db:connect"], resources = local.own_logins[place] } },
+      var.platforms[p.platform].backup_copies ? {
+        Backup = {
+          actions = ["backup:CopyFromBackupVault", "backup:CopyIntoBackupVault", "rds:AddTagsToResource", "rds:CopyDBSnapshot", "rds:CreateDBSnapshot", "rds:DeleteDBSnapshot"]
+          resources = [
+            "arn:${local.partition}:backup:*:${local.account}:backup-vault:payments-${p.name}",
+            "arn:${local.partition}:rds:${local.here}:db:payments-${p.name}",
+            "arn:${local.partition}:rds:*:${local.account}:snapshot:awsbackup:*",
+          ]
+        }
+        BackupReads = { actions = ["backup:Describe*", "kms:DescribeKey", "rds:Describe*", "rds:ListTagsForResource", "tag:GetResources"], resources = ["*"] }
+        Keys        = { actions = local.use_of_keys, resources = local.keys[p.platform] }
+      } : {},
     )
   }
 }
@@ -79,13 +118,39 @@ data "aws_iam_policy_document" "boundary" {
 
   statement {
     sid = "OfWhatIsShared"
-    actions = concat(
-      ["budgets:Describe*", "budgets:List*", "budgets:View*", "iam:Get*", "iam:List*", "s3:DeleteObject", "s3:Get*", "s3:List*", "s3:PutObject", "ssm:GetParameter"],
+    actions = [
+      "ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "budgets:Describe*", "budgets:List*", "budgets:View*", "cloudtrail:Describe*", "cloudtrail:Get*",
+      "cloudtrail:List*", "ecr:Describe*", "ecr:Get*", "ecr:List*", "events:Describe*", "events:List*", "iam:Get*", "iam:List*", "kms:Describe*", "kms:Get*",
+      "kms:List*", "route53:Get*", "route53:List*", "s3:GetAccelerateConfiguration", "s3:GetBucket*", "s3:GetEncryptionConfiguration",
+      "s3:GetLifecycleConfiguration", "s3:GetReplicationConfiguration", "ssm:GetParameter",
       # A health check has neither a name nor a tag that IAM compares: making one harms nobody, and what is there stays.
-      ["route53:ChangeTagsForResource", "route53:CreateHealthCheck"],
-      local.use_of_keys, local.use_of_images, local.use_of_zones,
-    )
+      "route53:ChangeTagsForResource", "route53:CreateHealthCheck",
+    ]
     resources = ["*"]
+  }
+
+  statement {
+    sid       = "Keys"
+    actions   = local.use_of_keys
+    resources = local.keys[each.value.platform]
+  }
+
+  statement {
+    sid       = "StateKey"
+    actions   = ["kms:Decrypt", "kms:GenerateDataKey"]
+    resources = [aws_kms_key.this.arn]
+  }
+
+  statement {
+    sid       = "State"
+    actions   = ["s3:DeleteObject", "s3:GetObject", "s3:ListBucket", "s3:PutObject"]
+    resources = concat([aws_s3_bucket.state.arn], [for file in ["tfstate", "tfstate.tflock"] : "${aws_s3_bucket.state.arn}/${each.key}.${file}"])
+  }
+
+  statement {
+    sid       = "Records"
+    actions   = ["route53:ChangeResourceRecordSets"]
+    resources = local.own_zones[each.value.platform]
   }
 
   statement {
@@ -150,30 +215,18 @@ data "aws_iam_policy_document" "workload" {
 
   source_policy_documents = [data.aws_iam_policy_document.elsewhere[each.key].json]
 
-  statement {
-    sid       = "OfItsKind"
-    actions   = local.workload[each.value.root]
-    resources = ["*"]
-  }
-
-  # What EKS needs of IAM to start nodes.
   dynamic "statement" {
-    for_each = each.value.root == "platform" ? [local.own_roles[each.key]] : []
+    for_each = local.workload[each.key]
 
     content {
-      sid     = "Nodes"
-      actions = ["iam:AddRoleToInstanceProfile", "iam:CreateInstanceProfile", "iam:CreateServiceLinkedRole", "iam:DeleteInstanceProfile", "iam:PassRole", "iam:RemoveRoleFromInstanceProfile", "iam:TagInstanceProfile"]
-      resources = [
-        statement.value,
-        "arn:${local.partition}:iam::${local.account}:instance-profile/eks*",
-        "arn:${local.partition}:iam::${local.account}:role/aws-service-role/*",
-      ]
+      sid       = statement.key
+      actions   = statement.value.actions
+      resources = statement.value.resources
     }
   }
 }
 
-# What both boundaries of a place deny: everybody else's. Every root tags what it makes, and bootstrap
-# what is shared. What bears no tag, or none that AWS compares, is named.
+# What both boundaries of a place deny: what carries another's tag.
 data "aws_iam_policy_document" "elsewhere" {
   for_each = local.places
 
@@ -202,26 +255,5 @@ data "aws_iam_policy_document" "elsewhere" {
         values   = ["false"]
       }
     }
-  }
-
-  statement {
-    sid           = "NoOtherState"
-    effect        = "Deny"
-    actions       = ["s3:*"]
-    not_resources = concat([aws_s3_bucket.state.arn], [for file in ["tfstate", "tfstate.tflock"] : "${aws_s3_bucket.state.arn}/${each.key}.${file}"])
-  }
-
-  statement {
-    sid           = "NoOtherZone"
-    effect        = "Deny"
-    actions       = ["route53:ChangeResourceRecordSets"]
-    not_resources = [for environment in keys(var.platforms[each.value.platform].hosts) : aws_route53_zone.this[environment].arn]
-  }
-
-  statement {
-    sid           = "NoOtherKey"
-    effect        = "Deny"
-    actions       = ["kms:CreateGrant", "kms:Decrypt", "kms:GenerateDataKey*"]
-    not_resources = concat([aws_kms_key.this.arn], local.keys[each.value.platform])
   }
 }

@@ -60,13 +60,24 @@ locals {
         resources = [for kind in local.network : "${local.ec2}:${kind}/*"]
         only      = local.is.platform
       }
+      # Three, because tags of what a call makes are compared for everything that it names: a subnet is
+      # not made in a VPC because the subnet's tag is right.
+      NewVpc = {
+        actions   = ["ec2:CreateVpc"]
+        resources = ["${local.ec2}:vpc/*"]
+        only      = local.new.platform
+      }
+      NewInVpc = {
+        actions   = ["ec2:AllocateAddress", "ec2:CreateRouteTable", "ec2:CreateSecurityGroup", "ec2:CreateSubnet"]
+        resources = [for kind in ["elastic-ip", "route-table", "security-group", "subnet"] : "${local.ec2}:${kind}/*"]
+        only      = local.new.platform
+      }
       NewNetwork = {
         actions = [
-          "ec2:AllocateAddress", "ec2:AuthorizeSecurityGroupEgress", "ec2:AuthorizeSecurityGroupIngress", "ec2:CreateFlowLogs",
-          "ec2:CreateInternetGateway", "ec2:CreateNatGateway", "ec2:CreateRouteTable", "ec2:CreateSecurityGroup", "ec2:CreateSubnet",
-          "ec2:CreateVpc", "ec2:CreateVpcEndpoint", "ec2:RunInstances",
+          "ec2:AuthorizeSecurityGroupEgress", "ec2:AuthorizeSecurityGroupIngress", "ec2:CreateFlowLogs", "ec2:CreateInternetGateway",
+          "ec2:CreateNatGateway", "ec2:CreateVpcEndpoint", "ec2:RunInstances",
         ]
-        resources = [for kind in local.network : "${local.ec2}:${kind}/*"]
+        resources = [for kind in ["instance", "internet-gateway", "natgateway", "security-group-rule", "vpc-endpoint", "vpc-flow-log"] : "${local.ec2}:${kind}/*"]
         only      = local.new.platform
       }
       NewNetworksTags = {
@@ -145,8 +156,13 @@ locals {
         only      = local.is.environment
       }
       NewDatabaseFirewall = {
-        actions   = ["ec2:AuthorizeSecurityGroupEgress", "ec2:AuthorizeSecurityGroupIngress", "ec2:CreateSecurityGroup"]
-        resources = [for kind in ["security-group", "security-group-rule"] : "${local.ec2}:${kind}/*"]
+        actions   = ["ec2:CreateSecurityGroup"]
+        resources = ["${local.ec2}:security-group/*"]
+        only      = local.new.environment
+      }
+      NewDatabaseFirewallsRules = {
+        actions   = ["ec2:AuthorizeSecurityGroupEgress", "ec2:AuthorizeSecurityGroupIngress"]
+        resources = ["${local.ec2}:security-group-rule/*"]
         only      = local.new.environment
       }
       NewDatabaseFirewallsTags = {
@@ -165,12 +181,14 @@ locals {
         only      = local.is.environment
       }
       NewIdentities = {
-        actions = ["eks:CreatePodIdentityAssociation", "eks:TagResource"]
-        resources = [
-          "arn:${local.partition}:eks:${local.here}:cluster/payments-{platform}",
-          "arn:${local.partition}:eks:${local.here}:podidentityassociation/payments-{platform}/*",
-        ]
-        only = local.new.environment
+        actions   = ["eks:CreatePodIdentityAssociation"]
+        resources = ["arn:${local.partition}:eks:${local.here}:cluster/payments-{platform}"]
+        only      = local.new.environment
+      }
+      NewIdentitiesTags = {
+        actions   = ["eks:TagResource"]
+        resources = ["arn:${local.partition}:eks:${local.here}:podidentityassociation/payments-{platform}/*"]
+        only      = concat(local.new.environment, local.untagged)
       }
       Alarms = {
         actions   = ["cloudwatch:*Alarm", "cloudwatch:*Alarms", "cloudwatch:TagResource", "cloudwatch:UntagResource", "sns:*Topic", "sns:SetTopicAttributes", "sns:Subscribe", "sns:TagResource", "sns:UntagResource"]
@@ -239,7 +257,7 @@ locals {
   # What bootstrap made for a platform.
   given = { for platform, p in var.platforms : platform => {
     "{keys}"  = local.keys[platform]
-    "{zones}" = [for environment in keys(p.hosts) : aws_route53_zone.this[environment].arn]
+    "{zones}" = local.own_zones[platform]
   } }
 
   # Which services take a role. EC2 is who Auto Mode's nodes are handed theirs by.

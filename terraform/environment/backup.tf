@@ -99,8 +99,8 @@ data "aws_iam_policy_document" "backup_trust" {
 }
 
 resource "aws_iam_role_policy_attachment" "backup" {
-  for_each = var.backup_copy == null ? toset([]) : toset(["AWSBackupServiceRolePolicyForBackup", "AWSBackupServiceRolePolicyForRestores"])
+  count = var.backup_copy == null ? 0 : 1
 
   role       = aws_iam_role.backup[0].name
-  policy_arn = "arn:${local.partition}:iam::aws:policy/service-role/${each.key}"
+  policy_arn = "arn:${local.partition}:iam::aws:policy/service-role/AWSBackupServiceRolePolicyForBackup" # restoring is for people
 }

@@ -1,13 +1,14 @@
 # Who a pod is to AWS. EKS Pod Identity gives the pods of a service account the credentials of one
 # role, and the role may log in to one database as one PostgreSQL role (../../api/migrations/roles.sql)
-# and do nothing else. Names must match ../../charts/payments: the namespace is payments-<environment>.
+# and do nothing else. The role is named after the environment, because that is all by which IAM can tell
+# databases apart before they are there (../bootstrap/boundary.tf). Names must match ../../charts/payments: the namespace is payments-<environment>.
 
 locals {
   namespace = local.name
 
   identities = {
-    app      = { service_account = "payments", database_role = "payments_app" }
-    migrator = { service_account = "payments-migrator", database_role = "payments_migrator" }
+    app      = { service_account = "payments", database_role = "payments_app_${var.name}" }
+    migrator = { service_account = "payments-migrator", database_role = "payments_migrator_${var.name}" }
   }
 }
 

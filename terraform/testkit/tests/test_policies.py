@@ -140,7 +140,8 @@ def _overlap(one: str, other: str) -> bool:
 def test_a_pod_may_log_in_as_one_database_role_and_nothing_else(life: Life) -> None:
     (database,) = life.resources("aws_db_instance").values()
     prefix = f"arn:aws:rds-db:us-east-1:{ACCOUNT}:dbuser:{database['resource_id']}"
-    for identity, role in {"app": "payments_app", "migrator": "payments_migrator"}.items():
+    for identity in ("app", "migrator"):
+        role = f"payments_{identity}_{life.place.removeprefix('environment-')}"
         assert policy(life, f'aws_iam_role_policy.this["{identity}"]') == [
             {"Effect": "Allow", "Action": "rds-db:connect", "Resource": f"{prefix}/{role}"}
         ]
