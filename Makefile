@@ -238,10 +238,11 @@ test-cluster: $(STAMP) $(TOOLS_STAMP) clients $(OPERATOR) $(RELOADER) $(PROMETHE
 	@# In their order: the first test installs what the others use.
 	cd charts && IMAGE='$(IMAGE)' $(BIN)/python -m pytest -p no:randomly -s --timeout 900 tests/cluster
 
-# A key is given in the environment rather than on the command line, where others can read it.
+# The pipeline runs these two beside credentials: they need the standard library alone, and install
+# nothing. A key is given in the environment rather than on the command line, where others can read it.
 .PHONY: smoke
-smoke: $(STAMP) ## Checks a deployed service from outside, safe in production (URL=, KEY=)
-	@cd api && PAYMENTS_SMOKE_KEY="$${KEY-}" $(BIN)/python -m payments smoke "$${URL-}"
+smoke: ## Checks a deployed service from outside, safe in production (URL=, KEY=)
+	@PYTHONPATH=api PAYMENTS_SMOKE_KEY="$${KEY-}" $(or $(PYTHON),python3) -m pipeline.smoke "$${URL-}"
 
 RATE ?= 50
 DURATION ?= 60
@@ -249,8 +250,8 @@ P99_MS ?= 500
 export RATE DURATION P99_MS
 
 .PHONY: load
-load: $(STAMP) ## Loads a deployed service, with thresholds and reconciliation (URL=, KEY=, RATE=, DURATION=, P99_MS=)
-	@cd load && LOAD_KEY="$${KEY-}" $(BIN)/python staging.py "$${URL-}" \
+load: ## Loads a deployed service, with thresholds and reconciliation (URL=, KEY=, RATE=, DURATION=, P99_MS=)
+	@LOAD_KEY="$${KEY-}" $(or $(PYTHON),python3) load/staging.py "$${URL-}" \
 	  --rate "$$RATE" --seconds "$$DURATION" --p99-ms "$$P99_MS"
 
 .PHONY: system-packages

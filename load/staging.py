@@ -7,33 +7,129 @@ latency counts from that time. Half of the requests create a payment, the others
 one. A creation without a clear answer is repeated with its Idempotency-Key once the load is over.
 Then the service lists what it has: every accepted payment must be there, once, and everything that
 was made is deleted. The key needs all three scopes. Not for production: it is real load.
+
+It needs the standard library alone: the pipeline runs it beside credentials, where no package is
+installed.
 """
 
 import argparse
 import asyncio
+import json
 import os
 import secrets
+import select
+import ssl
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import datetime, timedelta
-from typing import Any
-
-import httpx
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from typing import Any, NamedTuple
+from urllib.parse import urlencode, urlsplit
 
 TIMEOUT_SECONDS = 10  # the service answers within 5 s, or says that it cannot; more hangs
 SETTLE_SECONDS = 60  # for creations in doubt, so that a rolling update or a failover can end
 AT_ONCE = 10  # requests when time does not matter any more
+IN_FLIGHT = 500  # requests at most: 50 a second that all hang; a wait for a place counts as latency
 LATE_SHARE = 0.01  # more requests sent late than this, and it is this machine that was measured
 LATE_SECONDS = 0.1
 
 CREATED = {200, 201}
 
 
+class Failed(Exception):
+    """A request had no answer, or one that is no success; the message says which."""
+
+
+class Answer(NamedTuple):
+    """A response."""
+
+    status: int
+    reason: str
+    body: bytes
+
+    def json(self) -> Any:
+        """Returns the value of the body."""
+        return json.loads(self.body)
+
+    def check(self) -> "Answer":
+        """Returns the answer.
+
+        Raises:
+            Failed: it is no success.
+        """
+        if not 200 <= self.status < 300:
+            raise Failed(f"{self.status} {self.reason}")
+        return self
+
+
+class Client:
+    """Sends each request from a thread; connections are kept open between requests."""
+
+    def __init__(self, url: str, key: str) -> None:
+        parts = urlsplit(url)
+        self._secure = parts.scheme == "https"
+        self._host = parts.netloc
+        self._headers = {"Authorization": f"Bearer {key}"}
+        self._tls = ssl.create_default_context()
+        self._idle: list[HTTPConnection] = []
+        self._threads = ThreadPoolExecutor(IN_FLIGHT)
+
+    async def send(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
+        """Returns the answer to a request; `_` in a header's name is `-`.
+
+        Raises:
+            Failed: there was none.
+        """
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self._send, method, path, body, headers)
+
+    def _send(self, method: str, path: str, body: Any, headers: dict[str, str]) -> Answer:
+        sent = self._headers | {name.replace("_", "-"): value for name, value in headers.items()}
+        if body is not None:
+            sent["Content-Type"] = "application/json"
+        connection = self._connection()
+        try:
+            connection.request(method, path, None if body is None else json.dumps(body), sent)
+            response = connection.getresponse()
+            answer = Answer(response.status, response.reason, response.read())
+        except (OSError, HTTPException) as error:
+            connection.close()
+            raise Failed(f"{type(error).__name__} {error}".strip()) from error
+        if not response.will_close:
+            self._idle.append(connection)
+        return answer
+
+    def _connection(self) -> HTTPConnection:
+        """Returns one that is open and idle, or a new one."""
+        while True:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                break
+            # An idle connection that can be read from is one that the server has closed.
+            readable = select.poll()
+            readable.register(connection.sock, select.POLLIN)
+            if not readable.poll(0):
+                return connection
+            connection.close()
+        if self._secure:
+            return HTTPSConnection(self._host, timeout=TIMEOUT_SECONDS, context=self._tls)
+        return HTTPConnection(self._host, timeout=TIMEOUT_SECONDS)
+
+    def close(self) -> None:
+        """Closes what is idle; no request may be under way."""
+        self._threads.shutdown()
+        for connection in self._idle:
+            connection.close()
+
+
 class Load:
     """The requests of one run, and what came of them."""
 
-    def __init__(self, http: httpx.AsyncClient, rate: float, seconds: float) -> None:
+    def __init__(self, http: Client, rate: float, seconds: float) -> None:
         self.run = secrets.token_hex(8)
         self.latencies: list[float] = []
         self.failures: list[str] = []
@@ -65,31 +161,32 @@ class Load:
             else:
                 some = [*self.accepted][number * 7919 % len(self.accepted)]
                 await self._use(number, f"/v1/payments/{self.accepted[some]['id']}")
-        except httpx.HTTPError as error:
-            self.failures.append(f"request {number}: {type(error).__name__} {error}".strip())
+        except Failed as error:
+            self.failures.append(f"request {number}: {error}")
         finally:
             self.latencies.append(loop.time() - due)
 
     async def _create(self, number: int) -> None:
         self.in_doubt.add(number)
-        answer = await self._http.post(
+        answer = await self._http.send(
+            "POST",
             "/v1/payments",
-            json={"payment": 0.01, "data": {"load": self.run, "number": number}},
-            headers={"Idempotency-Key": f"load-{self.run}-{number}"},
+            {"payment": 0.01, "data": {"load": self.run, "number": number}},
+            Idempotency_Key=f"load-{self.run}-{number}",
         )
-        if answer.status_code in CREATED:
+        if answer.status in CREATED:
             self.accepted[number] = answer.json()
         # A refusal made nothing; after a 5xx nobody knows.
-        if answer.status_code < 500:
+        if answer.status < 500:
             self.in_doubt.discard(number)
-        answer.raise_for_status()
+        answer.check()
 
     async def _use(self, number: int, path: str) -> None:
         if number % 10 == 1:
-            answer = await self._http.patch(path, json={"status": "consumed"})
+            answer = await self._http.send("PATCH", path, {"status": "consumed"})
         else:
-            answer = await self._http.get(path)
-        answer.raise_for_status()
+            answer = await self._http.send("GET", path)
+        answer.check()
 
     async def settle(self) -> None:
         """Repeats creations in doubt until each has a clear answer, or the time for it is over."""
@@ -99,7 +196,7 @@ class Load:
             for number in sorted(self.in_doubt):
                 try:
                     await self._create(number)
-                except httpx.HTTPError:
+                except Failed:
                     await asyncio.sleep(1)
 
     async def reconcile(self) -> list[str]:
@@ -128,7 +225,8 @@ class Load:
         after = datetime.fromisoformat(first) - timedelta(seconds=TIMEOUT_SECONDS)
         query: dict[str, str] = {"created_after": after.isoformat(), "limit": "1000"}
         while True:
-            page = (await self._http.get("/v1/payments", params=query)).raise_for_status().json()
+            answer = await self._http.send("GET", f"/v1/payments?{urlencode(query)}")
+            page = answer.check().json()
             for payment in page["items"]:
                 yield payment
             if page["next"] is None:
@@ -141,9 +239,9 @@ class Load:
 
         async def remove(id: int) -> None:
             async with limit:
-                answer = await self._http.delete(f"/v1/payments/{id}")
-                if answer.status_code != 404:  # lost, which was told, or deleted by a first try
-                    answer.raise_for_status()
+                answer = await self._http.send("DELETE", f"/v1/payments/{id}")
+                if answer.status != 404:  # lost, which was told, or deleted by a first try
+                    answer.check()
 
         async with asyncio.TaskGroup() as requests:
             for payment in self.accepted.values():
@@ -161,19 +259,14 @@ async def patiently(work: Callable[[], Awaitable[Any]]) -> Any:
     for _ in range(2):
         try:
             return await work()
-        except* httpx.HTTPError:
+        except* Failed:
             await asyncio.sleep(5)
     return await work()
 
 
 async def measure(arguments: argparse.Namespace, key: str) -> list[str]:
     """Runs the load and prints what it saw; returns what is not as it should be."""
-    async with httpx.AsyncClient(
-        base_url=arguments.url,
-        headers={"Authorization": f"Bearer {key}"},
-        timeout=TIMEOUT_SECONDS,
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=100),
-    ) as http:
+    with closing(Client(arguments.url, key)) as http:
         load = Load(http, arguments.rate, arguments.seconds)
         await load.send()
         await load.settle()
