@@ -263,7 +263,7 @@ IMAGE ?= payments:local
 # Another base than the Dockerfile's: a mirror, say.
 BASE ?=
 OFFICIAL_BASE = $(shell sed -n 's/^FROM \(.*\) AS official$$/\1/p' api/Dockerfile)
-# linux/amd64,linux/arm64 with --push in BUILD_FLAGS makes one name for both.
+# linux/arm64, say, where it can be built.
 PLATFORMS ?=
 BUILD_FLAGS ?=
 DOCKER ?= docker
@@ -356,8 +356,13 @@ compat: $(STAMP) ## Runs the last release's tests on this schema (FROM=)
 reproducible: ## Builds the image twice and compares what is in it (BASE=, BUILD_FLAGS=, DOCKER=)
 	@DOCKER='$(DOCKER)' BASE='$(BASE)' BUILD_FLAGS='$(BUILD_FLAGS)' python3 -m pipeline.reproducible
 
+.PHONY: image-archive
+image-archive: ## Writes the image to .cache/image.tar (IMAGE=, DOCKER=)
+	@mkdir -p .cache
+	$(DOCKER) save --output .cache/image.tar '$(IMAGE)'
+
 .PHONY: sbom
-sbom: $(PIPELINE_STAMP) ## Writes what is in the image to .cache/sbom.spdx.json (IMAGE=, DOCKER=)
+sbom: $(PIPELINE_STAMP) image-archive ## Writes what is in the image to .cache/sbom.spdx.json (IMAGE=, DOCKER=)
 	@DOCKER='$(DOCKER)' SYFT=$(PIPELINE_BIN)/syft pipeline/sbom '$(IMAGE)'
 
 .PHONY: scan
@@ -387,7 +392,7 @@ clients: $(CLIENTS)/helm ## Installs helm and kubectl into .cache/clients, hashe
 
 # DRY_RUN=1 lets these say what they would do.
 .PHONY: publish
-publish: $(CLIENTS)/helm ## Builds and pushes image and chart of this commit (REGISTRY=, DRY_RUN=)
+publish: $(CLIENTS)/helm ## Pushes image and chart of this commit (REGISTRY=, DRY_RUN=)
 	@HELM='$(HELM)' pipeline/publish
 
 .PHONY: verify
