@@ -306,6 +306,14 @@ infra-test: $(TOOLS_STAMP) ## Tests Terraform without an account: validity, prom
 infra-slow: $(TOOLS_STAMP) $(CHECKOV_STAMP) $(IAM_STAMP) ## The rest of these: planted faults, simulated IAM (needs Node)
 	cd terraform/testkit && $(TOOLS_BIN)/python -m pytest -n 2 -m slow
 
+# A hash for each machine that runs Terraform: the pipeline's and those of developers.
+.PHONY: provider-locks
+provider-locks: ## Writes which providers Terraform may install, by hash (TERRAFORM=)
+	@for root in bootstrap environment platform; do \
+	  $(or $(TERRAFORM),terraform) -chdir=terraform/$$root providers lock -platform=linux_amd64 \
+	    -platform=linux_arm64 -platform=darwin_amd64 -platform=darwin_arm64; \
+	done
+
 .PHONY: cost
 cost: $(TOOLS_STAMP) ## Writes docs/cost.md from simulated plans; fails above a budget
 	@cd terraform/testkit && PYTHONPATH=.. $(TOOLS_BIN)/python -m testkit.cost

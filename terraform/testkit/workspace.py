@@ -25,6 +25,8 @@ TERRAFORM = Path(__file__).parent.parent
 ROOTS = ("bootstrap", "platform", "environment")
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+_ARCHITECTURE = _ARCHITECTURES.get(platform.machine(), platform.machine())
+PLATFORM = f"{platform.system().lower()}_{_ARCHITECTURE}"  # as a registry names this machine
 
 
 class TerraformError(Exception):
@@ -68,6 +70,7 @@ class StandIn:
     configuration: (
         Path  # of the CLI: it is installed from a mirror, which checks the pinned version
     )
+    mirror: Path  # a folder of the mirror's form
     attachment: str  # value of TF_REATTACH_PROVIDERS: where it runs
 
 
@@ -76,8 +79,7 @@ def stand_in(directory: Path) -> Iterator[StandIn]:
     """Runs the stand-in, with a mirror of the registry in the directory."""
     for registry in ("registry.terraform.io", "registry.opentofu.org"):
         version = f"{registry}/hashicorp/aws/{schema.PROVIDER_VERSION}"
-        machine = _ARCHITECTURES.get(platform.machine(), platform.machine())
-        target = directory / "mirror" / version / f"{platform.system().lower()}_{machine}"
+        target = directory / "mirror" / version / PLATFORM
         target.mkdir(parents=True)
         # Terraform installs a file, and then talks to the one that runs.
         (target / f"terraform-provider-aws_v{schema.PROVIDER_VERSION}").touch(mode=0o755)
@@ -88,7 +90,7 @@ def stand_in(directory: Path) -> Iterator[StandIn]:
     )
     provider = Provider(schema.read(schema.types_named(sources())))
     with serving(provider) as attachment:
-        yield StandIn(configuration, attachment)
+        yield StandIn(configuration, directory / "mirror", attachment)
 
 
 class Workspace:
