@@ -13,15 +13,20 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
+_VERSION_FILE = "api/payments/__init__.py"
 _VERSION = re.compile(r'^__version__ = "(\d+\.\d+\.\d+)"$', re.MULTILINE)
 _HEADING = re.compile(r"^## \[(.+?)\](?: - (\d{4}-\d{2}-\d{2}))?$", re.MULTILINE)
 
 
 def version(root: Path = ROOT) -> str:
     """Returns the version of this tree."""
-    found = _VERSION.search((root / "api" / "payments" / "__init__.py").read_text())
+    return _version_in((root / _VERSION_FILE).read_text())
+
+
+def _version_in(text: str) -> str:
+    found = _VERSION.search(text)
     if found is None:
-        raise ValueError("api/payments/__init__.py has no __version__ of three numbers")
+        raise ValueError(f"{_VERSION_FILE} has no __version__ of three numbers")
     return found[1]
 
 
@@ -38,6 +43,32 @@ def is_release(version: str, changelog: str, tags: list[str]) -> bool:
     """Whether the version is to be released."""
     date, _ = sections(changelog).get(version, ("", ""))
     return bool(date) and f"v{version}" not in tags
+
+
+def check_tag(own: str) -> None:
+    """Checks that the tag of this version, where there is one, was made by its release.
+
+    Raises:
+        ValueError: it names something else, and the version could never be released.
+    """
+    tag = f"v{own}"
+    named = _git("for-each-ref", "--format=%(objectname)", f"refs/tags/{tag}").strip()
+    if named and not _released_at(tag, own):
+        raise ValueError(
+            f"The tag {tag} names {named}, which is no commit before this one that releases {own}:"
+            f" see who made it, delete it (an administrator suspends the ruleset `releases`,"
+            f" git push --delete origin {tag}), and run this again"
+        )
+
+
+def _released_at(tag: str, own: str) -> bool:
+    """Whether a tag names an ancestor of this commit that releases the version."""
+    try:
+        _git("merge-base", "--is-ancestor", tag, "HEAD")
+        there = _version_in(_git("show", f"{tag}:{_VERSION_FILE}"))
+        return there == own and is_release(own, _git("show", f"{tag}:CHANGELOG.md"), [])
+    except (subprocess.CalledProcessError, ValueError):
+        return False
 
 
 def notes(version: str, changelog: str) -> str:
@@ -77,6 +108,8 @@ def main(arguments: list[str]) -> None:
     try:
         match arguments:
             case ["outputs"]:
+                if is_release(own, changelog, []):
+                    check_tag(own)
                 release = is_release(own, changelog, _git("tag", "--list", "v*").split())
                 lines = f"version={own}\nrelease={str(release).lower()}\n"
                 print(lines, end="")
@@ -86,6 +119,7 @@ def main(arguments: list[str]) -> None:
             case ["notes"]:
                 print(notes(own, changelog))
             case ["publish"]:
+                check_tag(own)
                 publish(own, changelog)
             case _:
                 sys.exit(str(__doc__))

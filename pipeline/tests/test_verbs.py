@@ -64,6 +64,35 @@ def test_a_release_is_tagged_where_production_runs_it() -> None:
     assert f"+ gh release create v{version()} --target={COMMIT}" in found.stdout
 
 
+@pytest.mark.parametrize(
+    ("there", "status", "message"),
+    [("None", 0, ""), ("sha256:" + "c" * 64, 1, "names sha256:ccc")],
+    ids=["free", "of another image"],
+)
+def test_a_tag_in_the_registry_is_never_moved(
+    programs: Path, there: str, status: int, message: str
+) -> None:
+    manifest = json.dumps(["application/vnd.oci.image.index.v1+json", "{}"])
+    write(
+        programs / "aws",
+        f"""case "$*" in
+          *imageTag=*) echo '{there}' ;;
+          *imageDigest=*) echo '{manifest}' ;;
+          *put-image*) echo "$*" ;;
+        esac""",
+    )
+    found = subprocess.run(
+        [ROOT / "pipeline" / "tag"],
+        env={"PATH": f"{programs}:{os.environ['PATH']}", "IMAGE": IMAGE, "CHART": CHART},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == status
+    assert message in found.stderr
+    assert found.stdout.count(f"--image-tag v{version()} ") == (0 if status else 2)
+
+
 def test_kubeconfig_leads_to_the_platform_of_the_environment() -> None:
     for environment, platform in zip(
         ENVIRONMENTS, ("nonprod", "nonprod", "production"), strict=True
