@@ -173,6 +173,6 @@ def test_a_tag_of_something_else_is_refused_by_its_name(
 
 
 def test_a_tag_of_a_version_without_a_date_stops_nothing_yet(checkout: Checkout) -> None:
-    checkout.git("tag", "v0.2.0")
+    checkout.git("tag", "v0.2.0", "HEAD^")
     checkout.commit(CHANGELOG.replace(" - 2026-12-01", ""))
     assert checkout.release("outputs").stdout == "version=0.2.0\nrelease=false\n"

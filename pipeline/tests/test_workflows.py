@@ -1,6 +1,7 @@
 """The workflows: they call what exists, say what they need, and trust what they should."""
 
 import itertools
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -165,6 +166,16 @@ def test_no_cache_is_read_where_there_are_credentials() -> None:
         assert not (cached and "id-token" in job["permissions"]), name
 
 
+def test_what_builds_and_inspects_an_image_has_no_credentials() -> None:
+    for name, job in jobs():
+        run = {word for step in job.get("steps", ()) for word in step.get("run", "").split()}
+        if run & {"image", "sbom", "reproducible"}:
+            assert "id-token" not in job["permissions"], name
+    signed = WORKFLOWS["workflows/build.yaml"]["jobs"]
+    assert "make image scan sbom" in [step.get("run") for step in signed["image"]["steps"]]
+    assert signed["publish"]["needs"] == "image"
+
+
 def test_a_secret_is_there_only_in_a_job_of_an_environment() -> None:
     for name, job in jobs():
         assert "secrets." not in str(job) or "environment" in job, name
@@ -178,6 +189,56 @@ def test_every_place_of_terraform_is_planned_and_applied_and_watched() -> None:
             assert set(job["strategy"]["matrix"]["place"]) == places, name
     calls = [job["with"]["place"] for _, job in jobs() if "place.yaml" in job.get("uses", "")]
     assert sorted(calls) == sorted(places)
+
+
+def environments() -> Iterator[str]:
+    """Gives the GitHub environments that jobs name, by value or by input."""
+    for _, job in jobs():
+        for name in (job.get("environment", ""), job.get("with", {}).get("environment", "")):
+            if name and "${{" not in name:
+                yield name
+
+
+def test_every_environment_is_set_up_for_main_alone() -> None:
+    [loop] = re.findall(r"^for e in (.+); do\n  reviewers", DOCUMENT.read_text(), re.MULTILINE)
+    assert set(loop.split()) == set(environments())
+    assert 'deployment-branch-policies" --field name=main' in DOCUMENT.read_text()
+
+
+# What GitHub itself enforces
+
+
+def rulesets() -> dict[str, Any]:
+    """Returns the rulesets that the document creates, by name."""
+    found = re.findall(
+        r"rulesets\" --input - <<'?JSON'?\n(.+?)\nJSON", DOCUMENT.read_text(), re.DOTALL
+    )
+    return {rules["name"]: rules for rules in (json.loads(t.replace("$APP", "1")) for t in found)}
+
+
+def test_only_the_release_creates_a_tag_of_a_version() -> None:
+    rules = rulesets()["releases"]
+    assert rules["conditions"]["ref_name"] == {"include": ["refs/tags/v*"], "exclude": []}
+    assert {rule["type"] for rule in rules["rules"]} == {"creation", "update", "deletion"}
+    [actor] = rules["bypass_actors"]
+    assert actor["actor_type"] == "Integration"
+    assert {name for name, job in jobs() if "RELEASE_APP_KEY" in str(job)} == {"deploy/release"}
+    release = WORKFLOWS["workflows/deploy.yaml"]["jobs"]["release"]
+    assert release["environment"] == "publish"
+    assert release["steps"][-1]["env"]["GH_TOKEN"] == "${{ steps.app.outputs.token }}"
+
+
+def test_no_workflow_may_write_to_the_repository() -> None:
+    assert not any(job["permissions"].get("contents") == "write" for _, job in jobs())
+
+
+def test_owners_agree_to_what_main_takes() -> None:
+    [pull_request] = [r for r in rulesets()["main"]["rules"] if r["type"] == "pull_request"]
+    assert pull_request["parameters"]["require_code_owner_review"] is True
+    assert "bypass_actors" not in rulesets()["main"]
+
+
+# From a commit to production
 
 
 def test_an_image_goes_through_the_environments_in_order() -> None:

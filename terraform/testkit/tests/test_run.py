@@ -45,7 +45,7 @@ def test_nothing_is_installed_without_a_lock(workspace: Workspace) -> None:
     code, said = _call("run", "environment-dev", "plan", checkout=checkout)
     assert code == 1
     assert said == (
-        "terraform/environment/.terraform.lock.hcl is missing:"
+        "The root environment has no .terraform.lock.hcl:"
         " run make provider-locks, and commit what it writes\n"
     )
 
