@@ -255,6 +255,15 @@ def test_an_image_goes_through_the_environments_in_order() -> None:
     assert content["production"]["if"] == "needs.build.outputs.release == 'true'"
 
 
+def test_a_deployment_that_fails_a_check_is_taken_back_by_the_same_job() -> None:
+    runs = [step for step in steps("actions/deploy/action.yaml") if "run" in step]
+    names = [step["run"] for step in runs]
+    assert names[-1] == "make rollback"
+    assert runs[-1]["if"] == "failure() && steps.deploy.outcome == 'success'"
+    checks = ["make helm-test", "make smoke", "make load", "make burn-rate"]
+    assert names[names.index("make deploy") + 1 : -1] == checks
+
+
 def test_a_rollback_waits_for_no_deployment() -> None:
     groups = [w.get("concurrency", {}).get("group") for w in WORKFLOWS.values()]
     groups += [job["concurrency"]["group"] for _, job in jobs() if "concurrency" in job]
