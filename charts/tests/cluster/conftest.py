@@ -45,7 +45,7 @@ MONITORING = "monitoring"  # the namespace whose pods may scrape
 NODE_NAMESPACE = "payments-test-node"  # for the one pod that may do anything to its node
 OURS = "payments-test"  # the label of what these tests made
 
-# Millicores: two cores have room for two releases, the load, and the pods that come and go.
+# Millicores: two cores have room for the release, the load, and the pods that come and go.
 CPU_REQUEST = 150
 
 DOCUMENT = ROOT / "docs" / "kubernetes.md"
@@ -413,8 +413,7 @@ def prometheus(namespace: None) -> Prometheus:
 class Release:
     """The chart, installed by Helm as a pipeline would."""
 
-    def __init__(self, database: Database, name: str = "payments") -> None:
-        self.name = name
+    def __init__(self, database: Database) -> None:
         repository, _, tag = IMAGE.rpartition(":")
         self.values: Manifest = {
             "image": {"repository": repository, "tag": tag},
@@ -430,8 +429,7 @@ class Release:
                 "clients": [{"podSelector": {"matchLabels": {OURS: "client"}}}],
                 "database": [{"ipBlock": {"cidr": f"{HOST_ADDRESS}/32"}}],
             },
-            # Rules and dashboards are for a release of this name alone.
-            "monitoring": {"enabled": name == "payments"},
+            "monitoring": {"enabled": True},
         }
 
     def upgrade(
@@ -450,7 +448,7 @@ class Release:
             "helm",
             "upgrade",
             "--install",
-            self.name,
+            "payments",
             str(chart),
             f"--namespace={NAMESPACE}",
             "--values=-",
@@ -463,7 +461,7 @@ class Release:
 
     def rollback(self) -> None:
         """Goes back to the release before, and waits until it serves."""
-        run("helm", "rollback", self.name, f"--namespace={NAMESPACE}", "--wait", "--timeout=180s")
+        run("helm", "rollback", "payments", f"--namespace={NAMESPACE}", "--wait", "--timeout=180s")
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,8 @@
 """What the chart promises, on a cluster, in this order: each test leaves its release to the next.
 
-A figure that no assertion bounds is one that Kubernetes decides: how soon it notices that a process
-is dead, for instance.
+Durations and latencies are recorded and never asserted: they say how fast the machine was. What is
+asserted holds on any machine: no request fails, each is answered within the client's own deadline
+(load.py), and no acknowledged payment is lost.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -59,9 +60,6 @@ REQUESTS = 15_000  # at the least, during the updates
 
 # The label of the API's pods, of every release.
 API = "app.kubernetes.io/component=api"
-
-# Below this, twice as long is what the machine does, and no news to any client.
-P99_FLOOR_MS = 50
 
 BROKEN = "0000000000000000000000000000000000000000000000000000000000000000"
 
@@ -177,11 +175,21 @@ except OSError:
 """
 
 
+ALLOWED = [
+    "load balancer → API",
+    "Prometheus → metrics",
+    "Prometheus → auditor",
+    "API → database",
+    "API → DNS",
+    "auditor → database",
+    "auditor → DNS",
+]
+
+
 def test_each_flow_that_is_allowed_works_and_no_other(database: Database, figures: Figures) -> None:
     start(pod("balancer", *IDLE, role="client"))
     start(pod("stranger", *IDLE))
     start(pod("prometheus", *IDLE), namespace=MONITORING)
-    time.sleep(3)  # a cluster may take this long to open the way of a new pod
     found, auditor = api_pods()[0], pods_of("audit")[0]
     api, address = found["metadata"]["name"], found["status"]["podIP"]
     audit, audit_address = auditor["metadata"]["name"], auditor["status"]["podIP"]
@@ -193,42 +201,40 @@ def test_each_flow_that_is_allowed_works_and_no_other(database: Database, figure
     def lookup(source: str) -> Future[str]:
         return threads.submit(python, source, RESOLVE, "database")
 
-    # What is refused takes seconds to show it: all at once.
-    threads = ThreadPoolExecutor()
-    asked = {
-        "load balancer → API": flow("balancer", address, 8000),
-        "Prometheus → metrics": flow("prometheus", address, 9464, MONITORING),
-        "Prometheus → auditor": flow("prometheus", audit_address, 9464, MONITORING),
-        "API → database": flow(api, HOST_ADDRESS, database.port),
-        "API → DNS": lookup(api),
-        "auditor → database": flow(audit, HOST_ADDRESS, database.port),
-        "auditor → DNS": lookup(audit),
-        "load balancer → metrics": flow("balancer", address, 9464),
-        "load balancer → auditor": flow("balancer", audit_address, 9464),
-        "Prometheus → API": flow("prometheus", address, 8000, MONITORING),
-        "another pod → API": flow("stranger", address, 8000),
-        "another pod → auditor": flow("stranger", audit_address, 9464),
-        "another pod → database": flow("stranger", HOST_ADDRESS, database.port),
-        "another pod → DNS": lookup("stranger"),
-        "API → Kubernetes": flow(api, kubernetes, 443),
-        "API → another API pod": flow(api, api_pods()[1]["status"]["podIP"], 8000),
-        "auditor → Kubernetes": flow(audit, kubernetes, 443),
-        "auditor → API": flow(audit, address, 8000),
-    }
-    flows = {name: future.result() for name, future in asked.items()}
-    threads.shutdown()
+    flows: dict[str, str] = {}
+
+    def policies_are_in_force() -> bool:
+        # What is refused takes seconds to show it: all at once.
+        asked = {
+            "load balancer → API": flow("balancer", address, 8000),
+            "Prometheus → metrics": flow("prometheus", address, 9464, MONITORING),
+            "Prometheus → auditor": flow("prometheus", audit_address, 9464, MONITORING),
+            "API → database": flow(api, HOST_ADDRESS, database.port),
+            "API → DNS": lookup(api),
+            "auditor → database": flow(audit, HOST_ADDRESS, database.port),
+            "auditor → DNS": lookup(audit),
+            "load balancer → metrics": flow("balancer", address, 9464),
+            "load balancer → auditor": flow("balancer", audit_address, 9464),
+            "Prometheus → API": flow("prometheus", address, 8000, MONITORING),
+            "another pod → API": flow("stranger", address, 8000),
+            "another pod → auditor": flow("stranger", audit_address, 9464),
+            "another pod → database": flow("stranger", HOST_ADDRESS, database.port),
+            "another pod → DNS": lookup("stranger"),
+            "API → Kubernetes": flow(api, kubernetes, 443),
+            "API → another API pod": flow(api, api_pods()[1]["status"]["podIP"], 8000),
+            "auditor → Kubernetes": flow(audit, kubernetes, 443),
+            "auditor → API": flow(audit, address, 8000),
+        }
+        flows.update({name: future.result() for name, future in asked.items()})
+        return [name for name, state in flows.items() if state == "open"] == ALLOWED
+
+    # A new pod's policies take a while to be in force. The assertion below says what still differs.
+    with ThreadPoolExecutor() as threads, suppress(TimeoutError):
+        wait_until(policies_are_in_force)
     kubectl("delete", "pod", "prometheus", namespace=MONITORING)
     kubectl("delete", "pod", "balancer", "stranger")
     opened = [name for name, state in flows.items() if state == "open"]
-    assert opened == [
-        "load balancer → API",
-        "Prometheus → metrics",
-        "Prometheus → auditor",
-        "API → database",
-        "API → DNS",
-        "auditor → database",
-        "auditor → DNS",
-    ]
+    assert opened == ALLOWED
     figures.add("Flows that a NetworkPolicy allows", f"work: {', '.join(opened)}")
     closed = [name for name in flows if name not in opened]
     figures.add("Flows that none allows", f"refused: {', '.join(closed)}")
@@ -337,42 +343,24 @@ def test_rules_find_what_they_ask_of_service_and_auditor(
     )
 
 
-def updates(release: Release, number: int) -> list[float]:
-    """Updates a release again and again; returns the seconds that each took."""
-    return [
-        release.upgrade({"settings": {"PAYMENTS_KEY_REFRESH_SECONDS": 5 + update / 10}})
-        for update in range(number)
-    ]
-
-
 def test_rolling_updates_under_load_cost_no_client_anything(
     release: Release, database: Database, key: str, figures: Figures
 ) -> None:
-    """Latency is compared with that under updates of another release, which nobody calls.
-
-    Where pods, load and Kubernetes share the cores, starting a pod slows everything down. What is
-    left then is what it means to a client that the pods it calls are the ones replaced.
-    """
     with Load(key, RATE) as calm:
         time.sleep(15)
     assert_nothing_failed(calm, database)
     figures.add(f"{RATE} requests a second, nothing else going on", served(calm))
 
-    twin = Release(database, "twin")
-    twin.upgrade()
-    with Load(key, RATE) as others:
-        updates(twin, 2)
-    run("helm", "uninstall", twin.name, f"--namespace={NAMESPACE}", "--wait")
-    assert_nothing_failed(others, database)
-    figures.add("The same during rolling updates of another release", served(others))
-
     with Load(key, RATE) as load:
-        slowest = max(updates(release, UPDATES))
+        slowest = max(
+            release.upgrade({"settings": {"PAYMENTS_KEY_REFRESH_SECONDS": 5 + update / 10}})
+            for update in range(UPDATES)
+        )
         wait_until_the_replaced_have_ended()
     found = load.result
     missing = asyncio.run(database.missing(found["created"]))
     figures.add(
-        f"The same during {UPDATES} rolling updates of this one, each with its migration Job",
+        f"The same during {UPDATES} rolling updates, each with its migration Job",
         f"{served(load)}; the slowest update took {slowest:.0f} s",
     )
     figures.add(
@@ -381,8 +369,6 @@ def test_rolling_updates_under_load_cost_no_client_anything(
     )
     assert_nothing_failed(load, database)
     assert found["requests"] >= REQUESTS
-    bound = 2 * max(others.result["latency"]["p99"], P99_FLOOR_MS)
-    assert found["latency"]["p99"] <= bound
 
 
 def wait_until_the_replaced_have_ended() -> None:
