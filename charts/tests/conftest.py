@@ -127,6 +127,8 @@ CLUSTER_WIDE = {
     "NodeClass",
     "NodePool",
     "StorageClass",
+    "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionPolicyBinding",
 }
 
 

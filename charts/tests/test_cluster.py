@@ -4,7 +4,16 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import CLUSTERS, cluster, helm, one
+from tests.conftest import (
+    CLUSTERS,
+    ENVIRONMENTS,
+    Refused,
+    cluster,
+    helm,
+    merge,
+    one,
+    outputs,
+)
 
 # The fields of EKS Auto Mode's own kinds, whose definitions are not published, from the user guide
 # (automode/create-node-class and automode/auto-configure-alb, 2026).
@@ -41,11 +50,16 @@ def requirements(name: str) -> dict[str, Any]:
     return {item["key"]: item["values"] for item in pool["requirements"]}
 
 
+def environments(name: str) -> list[str]:
+    """Returns the namespaces of a cluster's environments."""
+    namespaces = [m["metadata"]["name"] for m in cluster(name) if m["kind"] == "Namespace"]
+    return [namespace for namespace in namespaces if namespace != "monitoring"]
+
+
 @pytest.mark.parametrize("name", CLUSTERS)
 def test_namespaces_refuse_what_is_not_restricted(name: str) -> None:
-    namespaces = [m for m in cluster(name) if m["kind"] == "Namespace"]
-    assert namespaces
-    for namespace in namespaces:
+    assert environments(name)
+    for namespace in (one(cluster(name), "Namespace", n) for n in environments(name)):
         assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
 
 
@@ -107,13 +121,62 @@ def test_a_pipeline_may_monitor_its_own_environment_and_nothing_more(name: str) 
     assert "*" not in rule["verbs"]
     assert not [m for m in cluster(name) if m["kind"] == "ClusterRoleBinding"]
     bindings = [m for m in cluster(name) if m["kind"] == "RoleBinding"]
-    namespaces = [m["metadata"]["name"] for m in cluster(name) if m["kind"] == "Namespace"]
-    assert [binding["metadata"]["namespace"] for binding in bindings] == namespaces
+    assert [binding["metadata"]["namespace"] for binding in bindings] == environments(name)
     for binding in bindings:
         (group,) = binding["subjects"]
         assert group["name"] == f"{binding['metadata']['namespace']}-deployers"
 
 
-def test_a_cluster_that_is_not_eks_takes_the_namespaces_alone() -> None:
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_admission_policies_deny_in_every_environment(name: str) -> None:
+    """What they deny is in cluster/test_trust.py, on a real API server."""
+    policies = [m for m in cluster(name) if m["kind"] == "ValidatingAdmissionPolicy"]
+    bindings = [m["spec"] for m in cluster(name) if m["kind"] == "ValidatingAdmissionPolicyBinding"]
+    names = {policy["metadata"]["name"] for policy in policies}
+    assert names == {binding["policyName"] for binding in bindings}
+    assert names == {"payments-ingresses", "payments-servicemonitors", "payments-services"}
+    assert {policy["spec"]["failurePolicy"] for policy in policies} == {"Fail"}
+    for binding in bindings:
+        assert binding["validationActions"] == ["Deny"]
+        (expression,) = binding["matchResources"]["namespaceSelector"]["matchExpressions"]
+        assert expression == {
+            "key": "kubernetes.io/metadata.name",
+            "operator": "In",
+            "values": environments(name),
+        }
+
+
+def test_each_environment_may_serve_its_own_host() -> None:
+    hosts: dict[str, str] = {}
+    for name in CLUSTERS:
+        hosts |= outputs(f"platform-{name}")["loadBalancer"]["hosts"]
+    assert hosts == {e: outputs(f"environment-{e}")["ingress"]["host"] for e in ENVIRONMENTS}
+
+
+def test_an_environment_without_a_host_is_refused() -> None:
+    values = merge(
+        outputs("platform-production"), {"loadBalancer": {"hosts": {"dev": "a.example"}}}
+    )
+    values["loadBalancer"]["hosts"].pop("production")
+    with pytest.raises(Refused, match=r"loadBalancer\.hosts has no production"):
+        helm("cluster", values, "clusters/production.yaml", "kube-system")
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_no_pod_of_an_environment_evicts_another_namespaces(name: str) -> None:
+    quotas = [m for m in cluster(name) if m["kind"] == "ResourceQuota"]
+    assert [quota["metadata"]["namespace"] for quota in quotas] == environments(name)
+
+
+def test_a_cluster_that_is_not_eks_gets_the_environments_alone() -> None:
     manifests = helm("cluster", {"environments": ["dev"], "eks": {"enabled": False}})
-    assert [m["kind"] for m in manifests] == ["Namespace", "NetworkPolicy"]
+    assert not [m for m in manifests if "monitoring" in str(m["metadata"])]
+    assert sorted({m["kind"] for m in manifests}) == [
+        "ClusterRole",
+        "Namespace",
+        "NetworkPolicy",
+        "ResourceQuota",
+        "RoleBinding",
+        "ValidatingAdmissionPolicy",
+        "ValidatingAdmissionPolicyBinding",
+    ]

@@ -17,6 +17,7 @@ output "helm_values" {
     }
     loadBalancer = {
       certificateArns = [for certificate in aws_acm_certificate_validation.this : certificate.certificate_arn]
+      hosts           = var.domains
     }
   })
 }

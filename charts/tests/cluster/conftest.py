@@ -34,13 +34,16 @@ from tests.conftest import (
     Manifest,
     go_module,
     merge,
+    outputs,
 )
+from tests.conftest import cluster as rendered
 
 IMAGE = os.environ.get("IMAGE", "payments:test")
 MONITORING_IMAGE = os.environ.get("MONITORING_IMAGE", "payments-monitoring:test")
 HOST_ADDRESS = os.environ.get("HOST_ADDRESS", "172.18.0.1")  # the bridge of kind's network
 
 NAMESPACE = "payments-dev"
+SIBLING = "payments-staging"  # the other environment of the cluster
 MONITORING = "monitoring"  # the namespace whose pods may scrape
 NODE_NAMESPACE = "payments-test-node"  # for the one pod that may do anything to its node
 OURS = "payments-test"  # the label of what these tests made
@@ -52,6 +55,9 @@ DOCUMENT = ROOT / "docs" / "kubernetes.md"
 
 # How long anything may take that is no part of a measurement.
 PATIENCE_SECONDS = 120
+
+# How long the kubelet may take to bring Prometheus what the operator wrote for it.
+RELOAD_SECONDS = 180
 
 
 class CommandFailed(Exception):
@@ -232,9 +238,13 @@ def pytest_configure() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def namespace(database: Database) -> Iterator[None]:
-    """The namespace as charts/cluster makes it, with the database's name and its passwords."""
+    """The namespaces as charts/cluster makes them, with the database's name and its passwords."""
     _remove()
-    cluster = {"environments": ["dev"], "eks": {"enabled": False}}
+    cluster = {
+        "environments": ["dev", "staging"],
+        "eks": {"enabled": False},
+        "loadBalancer": {"hosts": outputs("platform-nonprod")["loadBalancer"]["hosts"]},
+    }
     run(
         "helm",
         "install",
@@ -244,7 +254,12 @@ def namespace(database: Database) -> Iterator[None]:
         "--values=-",
         given=json.dumps(cluster),
     )
-    kubectl("label", "namespace", NAMESPACE, f"{OURS}=true")
+    # What it makes for the monitoring is for clusters on EKS, but nothing that others do not take.
+    monitoring = [m for m in rendered("nonprod") if MONITORING in m["metadata"].values()]
+    assert [m["kind"] for m in monitoring] == ["Namespace", "NetworkPolicy"]
+    for manifest in monitoring:
+        apply(manifest, namespace=MONITORING)
+    kubectl("label", "namespace", NAMESPACE, SIBLING, MONITORING, f"{OURS}=true")
     apply(
         *(
             {
@@ -304,7 +319,7 @@ def _remove(*options: str) -> None:
     Raises:
         RuntimeError: a namespace is somebody else's.
     """
-    for name in (NAMESPACE, MONITORING):
+    for name in (NAMESPACE, SIBLING, MONITORING):
         labels = kubectl(
             "get", "namespace", name, "--ignore-not-found", "--output=jsonpath={.metadata.labels}"
         )
@@ -321,9 +336,8 @@ def _remove(*options: str) -> None:
         "--ignore-not-found",
         "--wait",
     )
-    kubectl(
-        "delete", "namespace", NAMESPACE, MONITORING, NODE_NAMESPACE, "--ignore-not-found", *options
-    )
+    namespaces = (NAMESPACE, SIBLING, MONITORING, NODE_NAMESPACE)
+    kubectl("delete", "namespace", *namespaces, "--ignore-not-found", *options)
     # What the operator is, outside its namespace.
     kinds = "customresourcedefinitions,clusterroles,clusterrolebindings"
     kubectl("delete", kinds, f"--selector={OURS}", *options)
@@ -331,14 +345,28 @@ def _remove(*options: str) -> None:
     kubectl("uncordon", f"--selector={OURS}=drained")
 
 
+FETCH = """
+import sys
+from urllib.request import urlopen
+print(urlopen(sys.argv[1]).read().decode())
+"""
+
+
 class Prometheus:
-    """The Prometheus of the cluster, over its HTTP API, to which the API server leads."""
+    """The Prometheus of the cluster, over its HTTP API, from a pod of its namespace."""
 
     def get(self, path: str, **parameters: str) -> Any:
         """Returns the data of an answer."""
-        service = f"/api/v1/namespaces/{MONITORING}/services/prometheus-operated:web"
-        address = f"{service}/proxy/api/v1/{path}?{urlencode(parameters)}"
-        return json.loads(run("kubectl", "get", "--raw", address))["data"]
+        address = f"http://prometheus-operated:9090/api/v1/{path}?{urlencode(parameters)}"
+        return json.loads(python("reader", FETCH, address, namespace=MONITORING))["data"]
+
+    def reload(self) -> None:
+        """Makes the kubelet look at what is mounted in Prometheus, else done once a minute.
+
+        It does so when a pod changes.
+        """
+        changed = f"{OURS}={time.time_ns()}"
+        kubectl("annotate", "pod", "--all", changed, "--overwrite", namespace=MONITORING)
 
     def query(self, promql: str) -> list[tuple[dict[str, str], float]]:
         """Returns the series that a query gives now, each with its labels and its value."""
@@ -361,9 +389,22 @@ def prometheus_spec() -> Manifest:
 
 
 @pytest.fixture(scope="session")
-def prometheus(namespace: None) -> Prometheus:
-    """The Prometheus Operator as its module installs it, and a Prometheus of our values."""
+def monitoring_kinds(namespace: None) -> Path:
+    """The kinds of the Prometheus Operator; returns its module."""
     module = go_module(*PROMETHEUS_OPERATOR)
+    # By the server: a definition is larger than the annotation that kubectl would keep it in.
+    files = f"--filename={module / 'example/prometheus-operator-crd'}"
+    kubectl("apply", "--server-side", files)
+    kubectl("label", f"{OURS}=true", files)
+    kinds = ("customresourcedefinitions", f"--selector={OURS}")
+    kubectl("wait", "--for=condition=Established", *kinds, "--timeout=60s")
+    return module
+
+
+@pytest.fixture(scope="session")
+def prometheus(monitoring_kinds: Path) -> Prometheus:
+    """The Prometheus Operator as its module installs it, and a Prometheus of our values."""
+    module = monitoring_kinds
     files = [
         module / "bundle.yaml",
         *(module / "example/rbac/prometheus").glob("prometheus-*.yaml"),
@@ -374,18 +415,8 @@ def prometheus(namespace: None) -> Prometheus:
     manifests = manifests.replace("kube-system/kubelet", f"{MONITORING}/kubelet")
     manifests = re.sub(r"quay\.io/prometheus-operator/\S+", MONITORING_IMAGE, manifests)
 
-    apply(
-        {
-            "apiVersion": "v1",
-            "kind": "Namespace",
-            "metadata": {"name": MONITORING, "labels": {OURS: "true"}},
-        }
-    )
-    # By the server: a definition is larger than the annotation that kubectl would keep it in.
     kubectl("apply", "--server-side", "--filename=-", given=manifests, namespace=MONITORING)
     kubectl("label", "--filename=-", f"{OURS}=true", given=manifests, namespace=MONITORING)
-    kinds = ("customresourcedefinitions", f"--selector={OURS}")
-    kubectl("wait", "--for=condition=Established", *kinds, "--timeout=60s")
     apply(
         {
             "apiVersion": "monitoring.coreos.com/v1",
@@ -407,6 +438,7 @@ def prometheus(namespace: None) -> Prometheus:
         f"--timeout={PATIENCE_SECONDS}s",
         namespace=MONITORING,
     )
+    start(pod("reader", *IDLE), namespace=MONITORING)
     return Prometheus()
 
 

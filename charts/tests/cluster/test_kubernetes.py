@@ -34,6 +34,8 @@ from tests.cluster.conftest import (
     NODE_NAMESPACE,
     OURS,
     PATIENCE_SECONDS,
+    RELOAD_SECONDS,
+    SIBLING,
     CommandFailed,
     Database,
     Figures,
@@ -183,16 +185,23 @@ ALLOWED = [
     "API → DNS",
     "auditor → database",
     "auditor → DNS",
+    "another environment → DNS",
 ]
 
 
 def test_each_flow_that_is_allowed_works_and_no_other(database: Database, figures: Figures) -> None:
     start(pod("balancer", *IDLE, role="client"))
     start(pod("stranger", *IDLE))
+    # What another environment's pipeline could do: its own policies are its to change.
+    egress = {"podSelector": {}, "policyTypes": ["Egress"], "egress": [{}]}
+    anywhere = {"kind": "NetworkPolicy", "metadata": {"name": "anywhere"}, "spec": egress}
+    apply({"apiVersion": "networking.k8s.io/v1", **anywhere}, namespace=SIBLING)
+    start(pod("sibling", *IDLE), namespace=SIBLING)
     start(pod("prometheus", *IDLE), namespace=MONITORING)
     found, auditor = api_pods()[0], pods_of("audit")[0]
     api, address = found["metadata"]["name"], found["status"]["podIP"]
     audit, audit_address = auditor["metadata"]["name"], auditor["status"]["podIP"]
+    watcher = get("pod", "prometheus-prometheus-0", f"--namespace={MONITORING}")["status"]["podIP"]
     kubernetes = get("service", "kubernetes", "--namespace=default")["spec"]["clusterIP"]
 
     def flow(source: str, host: str, port: int, namespace: str = NAMESPACE) -> Future[str]:
@@ -213,6 +222,7 @@ def test_each_flow_that_is_allowed_works_and_no_other(database: Database, figure
             "API → DNS": lookup(api),
             "auditor → database": flow(audit, HOST_ADDRESS, database.port),
             "auditor → DNS": lookup(audit),
+            "another environment → DNS": flow("sibling", "kube-dns.kube-system", 53, SIBLING),
             "load balancer → metrics": flow("balancer", address, 9464),
             "load balancer → auditor": flow("balancer", audit_address, 9464),
             "Prometheus → API": flow("prometheus", address, 8000, MONITORING),
@@ -224,6 +234,10 @@ def test_each_flow_that_is_allowed_works_and_no_other(database: Database, figure
             "API → another API pod": flow(api, api_pods()[1]["status"]["podIP"], 8000),
             "auditor → Kubernetes": flow(audit, kubernetes, 443),
             "auditor → API": flow(audit, address, 8000),
+            "another environment → API": flow("sibling", address, 8000, SIBLING),
+            "another environment → metrics": flow("sibling", address, 9464, SIBLING),
+            "another environment → auditor": flow("sibling", audit_address, 9464, SIBLING),
+            "another environment → Prometheus": flow("sibling", watcher, 9090, SIBLING),
         }
         flows.update({name: future.result() for name, future in asked.items()})
         return [name for name, state in flows.items() if state == "open"] == ALLOWED
@@ -233,6 +247,7 @@ def test_each_flow_that_is_allowed_works_and_no_other(database: Database, figure
         wait_until(policies_are_in_force)
     kubectl("delete", "pod", "prometheus", namespace=MONITORING)
     kubectl("delete", "pod", "balancer", "stranger")
+    kubectl("delete", "networkpolicy/anywhere", "pod/sibling", namespace=SIBLING)
     opened = [name for name, state in flows.items() if state == "open"]
     assert opened == ALLOWED
     figures.add("Flows that a NetworkPolicy allows", f"work: {', '.join(opened)}")
@@ -241,9 +256,6 @@ def test_each_flow_that_is_allowed_works_and_no_other(database: Database, figure
 
 
 RULES = CHARTS / "payments" / "monitoring" / "rules"
-
-# How long the kubelet may take to bring Prometheus what the operator wrote for it.
-RELOAD_SECONDS = 180
 
 
 def test_prometheus_finds_every_pod_and_every_rule(
@@ -260,8 +272,7 @@ def test_prometheus_finds_every_pod_and_every_rule(
         labels = ("job", "namespace", "pod")
         return sorted((*(t["labels"][n] for n in labels), t["health"]) for t in targets) == expected
 
-    # A change of a pod makes the kubelet look at what is mounted there; else it does once a minute.
-    kubectl("annotate", "pod", "--all", f"{OURS}=reload", "--overwrite", namespace=MONITORING)
+    prometheus.reload()
     wait_until(targets_are_up, RELOAD_SECONDS)
 
     files = [yaml.safe_load(file.read_text()) for file in RULES.glob("*.yaml")]
