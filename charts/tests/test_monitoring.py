@@ -8,9 +8,10 @@ import yaml
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from payments import audit, metrics
-from tests.conftest import CHARTS, Manifest, Refused, helm, merge, one, payments, told
+from tests.conftest import CHARTS, ENVIRONMENTS, Manifest, Refused, helm, merge, one, payments, told
 
 MONITORING = CHARTS / "payments" / "monitoring"
+STACK = CHARTS / "cluster" / "monitoring" / "kube-prometheus-stack.yaml"
 RULES = sorted((MONITORING / "rules").glob("*.yaml"))
 DASHBOARDS = sorted((MONITORING / "dashboards").glob("*.json"))
 
@@ -62,6 +63,16 @@ def test_one_release_of_a_cluster_brings_the_dashboards() -> None:
         told_of = yaml.safe_load((CHARTS / "cluster" / "clusters" / f"{platform}.yaml").read_text())
         brought = [e for e in told_of["environments"] if dashboards(payments(environment=e))]
         assert len(brought) == 1
+
+
+def test_series_rules_and_dashboards_cannot_speak_for_another_namespace() -> None:
+    values = yaml.safe_load(STACK.read_text())
+    spec = values["prometheus"]["prometheusSpec"]
+    assert spec["enforcedNamespaceLabel"] == "namespace"
+    assert {excluded["namespace"] for excluded in spec["excludedFromEnforcement"]} == {"monitoring"}
+    with_dashboards = {f"payments-{e}" for e in ENVIRONMENTS if dashboards(payments(environment=e))}
+    searched = values["grafana"]["sidecar"]["dashboards"]["searchNamespace"]
+    assert {*searched} == {"monitoring", *with_dashboards}
 
 
 def test_the_dashboards_are_the_files_and_grafana_finds_them() -> None:

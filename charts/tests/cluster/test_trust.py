@@ -16,9 +16,11 @@ from tests.cluster.conftest import (
     IDLE,
     MONITORING,
     NAMESPACE,
+    RELOAD_SECONDS,
     SIBLING,
     CommandFailed,
     Figures,
+    Prometheus,
     apply,
     get,
     kubectl,
@@ -377,3 +379,38 @@ def test_no_pod_has_the_priority_to_evict_anothers() -> None:
 
     wait_until(it_is_refused)  # a moment after the quota was made
     assert create(pod("usual", *IDLE)) == ""
+
+
+def test_a_rule_reads_and_writes_the_series_of_its_own_namespace_alone(
+    prometheus: Prometheus, figures: Figures
+) -> None:
+    """Here staging's pipeline is the forger: what is measured runs in dev."""
+    rules = [
+        {"record": "forged", "expr": "vector(1)", "labels": {"namespace": NAMESPACE}},
+        {"record": "read", "expr": f'count(up{{namespace="{NAMESPACE}"}}) or vector(0)'},
+    ]
+    apply(
+        {
+            "apiVersion": "monitoring.coreos.com/v1",
+            "kind": "PrometheusRule",
+            "metadata": {"name": "forged"},
+            "spec": {"groups": [{"name": "forged", "rules": rules}]},
+        },
+        namespace=SIBLING,
+    )
+
+    def rules_are_evaluated() -> bool:
+        prometheus.reload()
+        return bool(prometheus.query("forged")) and bool(prometheus.query("read"))
+
+    try:
+        wait_until(rules_are_evaluated, RELOAD_SECONDS)
+        assert [labels["namespace"] for labels, _ in prometheus.query("forged")] == [SIBLING]
+        assert [(labels["namespace"], value) for labels, value in prometheus.query("read")] == [
+            (SIBLING, 0)
+        ]
+    finally:
+        kubectl("delete", "prometheusrule", "forged", namespace=SIBLING)
+    figures.add(
+        "A rule of staging's that writes and reads dev's series", "writes and reads its own"
+    )
