@@ -200,7 +200,7 @@ async def test_a_bad_database_url(words: list[str], url: str) -> None:
 
 
 async def test_a_database_that_is_not_migrated(database: Database) -> None:
-    await database.fetch("DROP TABLE api_keys")
+    await database.fetch("DROP TABLE payments, api_keys")
     result = await run_on(database, "keys", "list")
     assert result.status == 1
     assert "api_keys" in result.error
@@ -266,7 +266,7 @@ async def test_migrate(database: Database) -> None:
 async def test_purge_keeps_what_is_not_old_enough(database: Database) -> None:
     await database.fetch("""
         INSERT INTO payments (id, created_by, created_at, deleted_at, deleted_by)
-        SELECT n, 'shop', now() - interval '10 years',
+        SELECT n, 'shop', now() - interval '11 years',
           CASE WHEN days IS NOT NULL THEN now() - days * interval '1 day' END,
           CASE WHEN days IS NOT NULL THEN 'shop' END
         FROM unnest('{NULL,0,199,201,364,366,4000}'::int[]) WITH ORDINALITY AS t (days, n)
@@ -285,8 +285,9 @@ async def test_purge_keeps_what_is_not_old_enough(database: Database) -> None:
 
 async def test_purge_of_many(database: Database) -> None:
     await database.fetch("""
-        INSERT INTO payments (created_by, deleted_at, deleted_by)
-        SELECT 'shop', now() - interval '2 years', 'shop' FROM generate_series(1, 2500)
+        INSERT INTO payments (created_by, created_at, deleted_at, deleted_by)
+        SELECT 'shop', now() - interval '3 years', now() - interval '2 years', 'shop'
+        FROM generate_series(1, 2500)
     """)
     result = await run_on(database, "purge")
     assert (result.status, result.output) == (0, "2500 payments removed.\n")
