@@ -18,6 +18,13 @@ _logger = logging.getLogger(__name__)
 # Connections that the kernel completes while the event loop is busy; uvicorn's own default.
 _BACKLOG = 2048
 
+# In every response, also those of the protocol. The load balancer ends TLS before the service. On a
+# local machine, over plain HTTP, browsers ignore HSTS (RFC 6797, section 8.1).
+_SECURITY_HEADERS = [
+    ("strict-transport-security", "max-age=31536000"),  # a year
+    ("x-content-type-options", "nosniff"),
+]
+
 
 class Application(Protocol):
     """An ASGI application that can be told that the server is about to stop."""
@@ -51,6 +58,7 @@ class Server(uvicorn.Server):
                 log_level=settings.log_level.lower(),
                 access_log=False,
                 server_header=False,
+                headers=_SECURITY_HEADERS,
                 proxy_headers=False,
                 # uvicorn declares whole seconds, and only hands them on to asyncio.
                 timeout_keep_alive=settings.keep_alive_seconds,  # type: ignore[arg-type]

@@ -379,6 +379,17 @@ async def start(database: Database) -> AsyncIterator[Serve]:
         yield start
 
 
+# What every response has, whatever the test is about.
+SECURITY_HEADERS = {
+    "strict-transport-security": "max-age=31536000",
+    "x-content-type-options": "nosniff",
+}
+
+
+async def _check_security_headers(answer: httpx.Response) -> None:
+    assert answer.headers.items() >= SECURITY_HEADERS.items()
+
+
 class Api:
     """A client of the service that holds a key."""
 
@@ -391,6 +402,7 @@ class Api:
             headers={"Authorization": f"Bearer {key}"},
             timeout=PATIENCE_SECONDS,
             limits=httpx.Limits(max_connections=None),
+            event_hooks={"response": [_check_security_headers]},
             verify=False,  # noqa: S501
             trust_env=False,
         )

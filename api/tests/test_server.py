@@ -23,6 +23,7 @@ from payments import config
 from payments.protocol import LimitedProtocol
 from payments.server import Server, run
 from tests import PATIENCE_SECONDS
+from tests.conftest import SECURITY_HEADERS
 
 # An application of a few lines is in the service's place.
 pytestmark = pytest.mark.in_process
@@ -127,6 +128,7 @@ class Client:
             head = await self.reader.readuntil(b"\r\n\r\n")
             status, *lines = head.decode().strip().split("\r\n")
             headers = dict(line.split(": ", 1) for line in lines)
+            assert headers.items() >= SECURITY_HEADERS.items()
             body = await self.reader.readexactly(int(headers.get("content-length", 0)))
         return int(status.split()[1]), headers, body
 
