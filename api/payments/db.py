@@ -52,14 +52,20 @@ def options(settings: Settings) -> dict[str, Any]:
     names = {"application_name": "payments", "timezone": "UTC"}
     if settings.database_pooler:
         # The next statement may come to another connection of PostgreSQL, where none is prepared,
-        # and what is set is set for others as well: the limits are the pooler's to set.
+        # and what is set is set for others as well: the session is the pooler's to set.
         return {"server_settings": names, "statement_cache_size": 0}
-    return {"server_settings": names | limits(settings)}
+    return {"server_settings": names | session(settings)}
 
 
-def limits(settings: Settings) -> dict[str, str]:
-    """Returns the limits that PostgreSQL itself holds for a connection, in milliseconds."""
+def session(settings: Settings) -> dict[str, str]:
+    """Returns what is set for each connection, by its name in PostgreSQL; times in milliseconds.
+
+    It is sent as the connection is opened, so that no `ALTER ROLE` or `ALTER DATABASE` overrides
+    it: every role may change its own defaults.
+    """
     return {
+        # A payment is on disk before it is acknowledged.
+        "synchronous_commit": "on",
         # No query is long enough to gain from compilation, and a plan's estimated cost can say so.
         "jit": "off",
         # Every statement has an index to go by. A plan that was made while the table was small, and
@@ -218,7 +224,7 @@ class Probe:
                 command_timeout=self._settings.ready_timeout_seconds,
                 **options(self._settings),
             )
-        wanted = limits(self._settings)
+        wanted = session(self._settings)
         (state,) = await self._connection.fetch(queries.READINESS, [*wanted], [*wanted.values()])
         if state["read_only"]:
             self.close()  # another server may have taken over: the next check asks that one

@@ -37,7 +37,7 @@ def example() -> configparser.ConfigParser:
 
 def connect_query(settings: config.Settings) -> str:
     """Returns what sets a connection of PostgreSQL as the service would set its own."""
-    return "; ".join(f"SET {name} = {value}" for name, value in db.limits(settings).items())
+    return "; ".join(f"SET {name} = {value}" for name, value in db.session(settings).items())
 
 
 class Poolers:

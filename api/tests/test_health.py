@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from payments import db
 from tests import PATIENCE_SECONDS, command
 from tests.conftest import (
     Api,
@@ -13,7 +14,9 @@ from tests.conftest import (
     Serve,
     client,
     problem,
+    serve,
     serve_process,
+    settings_for,
     waits_for_a_lock,
 )
 
@@ -154,11 +157,6 @@ async def test_a_busy_pool_is_ready(start: Serve, database: Database) -> None:
         ("DROP TABLE schema_migrations", "not migrated"),
         ("DELETE FROM schema_migrations", "migration"),
         ("ALTER DATABASE {} SET default_transaction_read_only = on", "read-only"),
-        ("ALTER DATABASE {} SET synchronous_commit = off", "synchronous_commit"),
-        (
-            "ALTER ROLE payments_app IN DATABASE {} SET synchronous_commit = off",
-            "synchronous_commit",
-        ),
         ("ALTER DATABASE {} CONNECTION LIMIT 0", "does not answer"),
         ("REVOKE SELECT ON schema_migrations FROM payments_app", "does not answer"),
     ],
@@ -168,6 +166,28 @@ async def test_not_ready(start: Serve, database: Database, change: str, says: st
     async with client(await start(), "x" * 43) as api:
         await _check_not_ready(api, says)
         assert (await api.send("GET", "/livez")).status_code == 200
+
+
+@pytest.mark.direct  # a pooler sets its connections itself: test_pooler.py
+@pytest.mark.in_process  # looks at its connections
+@pytest.mark.parametrize("whose", ["DATABASE {}", "ROLE payments_app IN DATABASE {}"])
+async def test_no_default_of_a_role_costs_durability(database: Database, whose: str) -> None:
+    # Every role may change its own defaults. The service's connections, new ones too, ignore this.
+    async with database.connect("payments_app" if "ROLE" in whose else "postgres") as connection:
+        await connection.execute(
+            f"ALTER {whose.format(database.name)} SET synchronous_commit = off"
+        )
+    async with database.connect("payments_app") as other:
+        assert await other.fetchval("SHOW synchronous_commit") == "off"
+    pool = db.Database(settings_for(database))
+    await pool.open()
+    try:
+        async with pool.connection() as connection:
+            assert await connection.fetchval("SHOW synchronous_commit") == "on"
+    finally:
+        await pool.close()
+    async with serve(settings_for(database)) as url, client(url, "x" * 43) as api:
+        assert (await api.send("GET", "/readyz")).status_code == 200
 
 
 async def test_many_probes_share_one_question(api: Api) -> None:

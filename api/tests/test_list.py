@@ -41,7 +41,7 @@ async def test_a_page_far_behind_costs_what_the_first_costs(
     begin = "NULL" if status is None else f"'{status}'"
     behind = f"'{last - timedelta(milliseconds=50)}', {ids[-100]}"
     async with database.connect() as connection:
-        for name, value in db.limits(settings_for(database)).items():
+        for name, value in db.session(settings_for(database)).items():
             await connection.execute(f"SET {name} = {value}")
         await connection.execute(f"SET plan_cache_mode = force_{plan}_plan")
         types = "text, timestamptz, bigint, timestamptz, bigint, bigint"

@@ -54,6 +54,18 @@ async def test_many_callers_share_its_connections(database: Database, poolers: P
     assert rows == deleted == CALLERS
 
 
+async def test_one_that_lets_payments_be_lost_is_told(
+    database: Database, poolers: Poolers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documented = connect_query(settings_for(database))
+    weak = documented.replace("synchronous_commit = on", "synchronous_commit = off")
+    monkeypatch.setattr("tests.pooler.connect_query", lambda settings: weak)
+    settings = poolers.before(settings_for(database))
+    async with serve(settings) as url, client(url, "none") as api:
+        refusal = problem(await api.send("GET", "/readyz"), 503, "not-ready")
+    assert "synchronous_commit is off" in refusal["detail"]
+
+
 async def test_one_that_sets_other_limits_is_told(database: Database, poolers: Poolers) -> None:
     settings = poolers.before(settings_for(database))
     other = msgspec.structs.replace(settings, lock_timeout_seconds=1.9)

@@ -167,7 +167,7 @@ async def test_no_plan_that_was_made_for_an_empty_table_walks_it_when_it_has_gro
 ) -> None:
     await database.fetch("ANALYZE payments")
     connection = await asyncpg.connect(
-        database.url(), server_settings=db.limits(Settings(database_url=database.url()))
+        database.url(), server_settings=db.session(Settings(database_url=database.url()))
     )
     try:
         sql = getattr(queries, statement)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
-from payments import cli, queries
+from payments import cli, db, queries
 from payments.queries import Created, Creation
 
 if TYPE_CHECKING:
@@ -96,8 +96,10 @@ PLANTED = {
 def main(fault: str) -> None:
     """Serves with this fault."""
     if fault == "say_that_all_is_well":
-        # Of a database that could lose payments, too.
+        # Of connections that could lose payments, too.
         queries.READINESS = queries.READINESS.replace("setting = 'off'", "setting = 'nothing'")
+        session = db.session
+        db.session = lambda settings: session(settings) | {"synchronous_commit": "off"}
     else:
         queries.create = PLANTED[fault]
     sys.argv[1:] = ["serve"]

@@ -25,7 +25,6 @@ class Planted(NamedTuple):
     finds: Kind
     fault: str | None = None  # in the service
     sql: str = "SELECT"  # in the database
-    settings: tuple[tuple[str, str], ...] = ()  # in PostgreSQL
     new_key_each_time: bool = False  # in the callers
     kinds: Mapping[mix.Fault, float] = KINDS  # what shows it
 
@@ -37,7 +36,6 @@ PLANTED = {
     "synchronous_commit off": Planted(
         "lost",
         "say_that_all_is_well",
-        settings=(("synchronous_commit", "off"),),
         # What it writes late is late by a fifth of a second: one end in that time may lose nothing.
         kinds={System.kill_postmaster: 1},
     ),
@@ -51,8 +49,7 @@ async def test_a_planted_fault_is_found(
 ) -> None:
     planted = PLANTED[name]
     module = ("tests.faults.doubles", planted.fault) if planted.fault else ("payments", "serve")
-    settings = dict(planted.settings)
-    async with system(memory, module=module, settings=settings, sql=planted.sql) as made:
+    async with system(memory, module=module, sql=planted.sql) as made:
         report = await mix.run(
             made,
             memory,
@@ -69,7 +66,7 @@ async def test_a_planted_fault_is_found(
     assert found
 
 
-@pytest.mark.parametrize("setting", ["fsync", "full_page_writes", "synchronous_commit"])
+@pytest.mark.parametrize("setting", ["fsync", "full_page_writes"])
 async def test_a_database_that_could_lose_payments_gets_none(memory: Path, setting: str) -> None:
     with pytest.raises(NotReady, match=f"could lose payments: {setting} is off"):
         async with system(memory, settings={setting: "off"}):
