@@ -22,14 +22,16 @@ from payments.config import Settings
 
 _logger = logging.getLogger(__name__)
 
-# The invariants that a row can break, as the columns of AUDIT; and the one about the table.
+# The invariants that a row can break, as the columns of AUDIT; and those about the database.
 OF_ROWS = (
     "event-without-client",
     "status-without-event",
     "consumed-before-created",
+    "deleted-before-created",
     "consumed-after-deleted",
+    "event-in-the-future",
 )
-OF_THE_TABLE = "guard-missing"
+OF_THE_DATABASE = ("guard-missing", "not-from-migrations")
 
 # What makes each event happen to a payment once, and a key make one payment: while these stand, no
 # second consumption can hide in the row of the first.
@@ -39,6 +41,11 @@ GUARDS = (
     "payments_payment_range",
     "payments_idempotency_key",
     "payments_evidence",
+    "payments_creation_event",
+    "payments_update_event",
+    "payments_created_by",
+    "payments_changed_by",
+    "payments_event_order",
 )
 
 # How old an event is before it is counted, if no open transaction makes it wait longer (STATE): a
@@ -123,10 +130,15 @@ SELECT
     (status = 'consumed') <> (consumed_at IS NOT NULL)
   ) AS "status-without-event",
   array_agg(id) FILTER (WHERE consumed_at < created_at) AS "consumed-before-created",
+  array_agg(id) FILTER (WHERE deleted_at < created_at) AS "deleted-before-created",
   -- A deletion that waited for the consumption bears the time at which it began to wait.
   array_agg(id) FILTER (WHERE
     consumed_at > deleted_at + interval '10 seconds'
-  ) AS "consumed-after-deleted"
+  ) AS "consumed-after-deleted",
+  -- The clock of a server that takes over can be behind.
+  array_agg(id) FILTER (WHERE
+    greatest(created_at, updated_at, consumed_at, deleted_at) > now() + interval '1 minute'
+  ) AS "event-in-the-future"
 FROM payments
 WHERE
   (created_at >= $1::timestamptz AND created_at < $2::timestamptz AND deleted_at IS NULL)
@@ -152,12 +164,29 @@ WHERE
     SELECT FROM pg_trigger
     WHERE tgrelid = 'payments'::regclass AND tgname = name AND tgenabled IN ('O', 'A')
   )
+  AND NOT EXISTS (
+    SELECT FROM pg_policy JOIN pg_class ON pg_class.oid = polrelid
+    WHERE polrelid = 'payments'::regclass AND polname = name AND relrowsecurity
+  )
+ORDER BY name
+"""
+
+# What every role may do in PostgreSQL, no privilege needed, and no migration does: change its own
+# defaults, and make large objects.
+NOT_FROM_MIGRATIONS = """
+SELECT format('%s: %s', setrole::regrole, setting) AS name
+FROM pg_db_role_setting CROSS JOIN unnest(setconfig) AS setting
+WHERE
+  setrole IN ('payments_app'::regrole, 'payments_migrator'::regrole, 'payments_owner'::regrole)
+  AND setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+UNION ALL
+SELECT format('large object %s of %s', oid, lomowner::regrole) FROM pg_largeobject_metadata
 ORDER BY name
 """
 
 
 class Breach(NamedTuple):
-    """An invariant, how many rows (or guards) break it, and the first ids (or names) of them."""
+    """An invariant, how many rows (or objects) break it, and the first ids (or names) of them."""
 
     invariant: str
     rows: int
@@ -179,15 +208,23 @@ async def once(connection: asyncpg.Connection) -> tuple[int, list[Breach]]:
             ids = found[name] or []
             counts[name] += len(ids)
             examples[name] += sorted(ids)[: EXAMPLES - len(examples[name])]
-    missing = await _missing_guards(connection)
     return rows, [
         *(Breach(name, counts[name], examples[name]) for name in OF_ROWS),
-        Breach(OF_THE_TABLE, len(missing), [*missing[:EXAMPLES]]),
+        *(
+            Breach(name, len(found), [*found[:EXAMPLES]])
+            for name, found in (await _in_the_database(connection)).items()
+        ),
     ]
 
 
-async def _missing_guards(connection: asyncpg.Connection) -> list[str]:
-    return [row["name"] for row in await connection.fetch(MISSING_GUARDS, GUARDS)]
+async def _in_the_database(connection: asyncpg.Connection) -> dict[str, list[str]]:
+    """Returns what breaks each invariant about the database, by name."""
+    missing = await connection.fetch(MISSING_GUARDS, GUARDS)
+    added = await connection.fetch(NOT_FROM_MIGRATIONS)
+    return {
+        name: [row["name"] for row in rows]
+        for name, rows in zip(OF_THE_DATABASE, (missing, added), strict=True)
+    }
 
 
 class Auditor:
@@ -264,7 +301,8 @@ class Auditor:
             self._settled_gauge.set(until.timestamp())
             if until == settled:
                 break
-        self._tell(OF_THE_TABLE, await _missing_guards(connection))
+        for name, broken in (await _in_the_database(connection)).items():
+            self._tell(name, broken)
 
     def ended(self, seconds: float) -> None:
         """Says that a round was whole, and how long it took."""

@@ -30,6 +30,7 @@ REFUSALS = {
 }
 
 PURGE_ROWS = 1000  # a statement's worth: short locks, and progress that can be seen
+IMPOSSIBLE_ROWS = 10  # as many as fit into a message
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -171,7 +172,8 @@ def keys_revoke(id: int) -> None:
 def purge(retention_days: int) -> None:
     """Remove the rows of payments deleted longer ago than the retention.
 
-    A removed row takes its Idempotency-Key along: the same key would make a new payment.
+    A removed row takes its Idempotency-Key along: the same key would make a new payment. Nothing is
+    removed while a payment is deleted before it was created, or in the future: its times are false.
     """
     total = _on_database(lambda connection: _purge(connection, timedelta(days=retention_days)))
     click.echo(f"{total} payments removed.")
@@ -248,6 +250,12 @@ def smoke_command(url: str, anonymous: bool, wait_seconds: float) -> None:
 
 
 async def _purge(connection: asyncpg.Connection, retention: timedelta) -> int:
+    if impossible := await connection.fetch(queries.IMPOSSIBLE, IMPOSSIBLE_ROWS):
+        ids = ", ".join(str(row["id"]) for row in impossible)
+        raise click.ClickException(
+            f"nothing was removed: the deletions of payments {ids} have impossible times; see"
+            " `payments audit`, and correct them by a reviewed migration"
+        )
     total = 0
     while True:
         result = await connection.execute(queries.PURGE, retention, PURGE_ROWS)

@@ -120,7 +120,8 @@ WHERE id = ANY($1::bigint[])
 # The guard against a second consumption stands in the WHERE, on the row as it is once it is
 # locked: of any number of callers one makes the transition. A row that somebody else has locked is
 # skipped and not waited for: one held row would otherwise stop all callers of the statement.
-# `updated_at` always moves, because the ETag is made of it.
+# `updated_at` always moves, because the ETag is made of it; no event is earlier than the creation,
+# also on a server that takes over with its clock behind.
 CONSUME = """
 WITH wanted AS MATERIALIZED (
   SELECT id, deleted_at FROM payments
@@ -130,7 +131,7 @@ WITH wanted AS MATERIALIZED (
 )
 UPDATE payments
 SET
-  status = 'consumed', consumed_at = now(),
+  status = 'consumed', consumed_at = greatest(now(), created_at),
   consumed_by = ($1::text[])[array_position($2::bigint[], id)],
   updated_at = greatest(now(), updated_at + interval '1 microsecond')
 WHERE
@@ -147,7 +148,7 @@ WITH wanted AS MATERIALIZED (
 )
 UPDATE payments
 SET
-  deleted_at = now(), deleted_by = $2,
+  deleted_at = greatest(now(), created_at), deleted_by = $2,
   updated_at = greatest(now(), updated_at + interval '1 microsecond')
 WHERE id = (SELECT id FROM wanted WHERE deleted_at IS NULL)
 RETURNING id, status::text, data::text, payment::text, created_at, updated_at
@@ -213,6 +214,14 @@ SELECT
     WHERE setting <> value
   ) AS unlimited,
   (SELECT coalesce(max(version), 0) FROM schema_migrations) AS version
+"""
+
+# Deletions whose times cannot be: a false one would have its row purged too early.
+IMPOSSIBLE = """
+SELECT id FROM payments
+WHERE deleted_at < created_at OR deleted_at > now() + interval '1 minute'
+ORDER BY id
+LIMIT $1
 """
 
 PURGE = """

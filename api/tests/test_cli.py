@@ -294,6 +294,24 @@ async def test_purge_of_many(database: Database) -> None:
     assert await database.fetch("SELECT FROM payments") == []
 
 
+@pytest.mark.parametrize("deleted", ["created_at - interval '1 us'", "now() + interval '1 hour'"])
+async def test_purge_refuses_impossible_times(database: Database, deleted: str) -> None:
+    await database.fetch("ALTER TABLE payments DROP CONSTRAINT payments_event_order")
+    await database.fetch("""
+        INSERT INTO payments (created_by, created_at, deleted_at, deleted_by)
+        SELECT 'shop', now() - interval '3 years', now() - interval '2 years', 'shop'
+        FROM generate_series(1, 12)
+    """)
+    change = f"UPDATE payments SET deleted_at = {deleted} WHERE id IN (3, 5)"  # noqa: S608
+    async with database.connect("payments_migrator") as connection:
+        await connection.execute("SET ROLE payments_owner")
+        await connection.execute(change)
+    result = await run_on(database, "purge")
+    assert result.status == 1
+    assert "the deletions of payments 3, 5 have impossible times" in result.error
+    assert len(await database.fetch("SELECT FROM payments")) == 12
+
+
 async def test_the_service_itself_cannot_purge_or_make_keys(database: Database) -> None:
     for words in (["purge"], ["keys", "create", "shop", "--scope", auth.READ]):
         result = await run_on(database, *words, user="payments_app")

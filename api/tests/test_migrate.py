@@ -77,7 +77,7 @@ async def test_each_file_twice_does_no_harm(empty: Database) -> None:
 
 
 async def _catalogue(database: Database) -> list[str]:
-    """Returns every column, constraint, index and privilege as text."""
+    """Returns every column, constraint, index, trigger, policy and privilege as text."""
     rows = await database.fetch("""
         SELECT format(
           '%s.%s %s %s %s', attrelid::regclass, attname, atttypid::regtype, attnotnull, attacl
@@ -90,8 +90,12 @@ async def _catalogue(database: Database) -> list[str]:
         UNION ALL
         SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'
         UNION ALL
-        SELECT format('%s %s %s', relname, relowner::regrole, relacl) FROM pg_class
-        WHERE relnamespace = 'public'::regnamespace
+        SELECT format('%s %s %s %s', relname, relowner::regrole, relacl, relrowsecurity)
+        FROM pg_class WHERE relnamespace = 'public'::regnamespace
+        UNION ALL
+        SELECT pg_get_triggerdef(oid) FROM pg_trigger
+        UNION ALL
+        SELECT policies::text FROM pg_policies AS policies
         UNION ALL
         SELECT format('%s %s', nspname, nspacl) FROM pg_namespace
         UNION ALL
