@@ -145,7 +145,9 @@ class KeyLimitError(Exception):
     """A client has its two live keys already; revoke one first."""
 
 
-LOCK_CLIENT = "SELECT pg_advisory_xact_lock(hashtextextended('api_keys:' || $1, 0))"
+# Two keys made at once would both be counted as the second. The service's role only reads the keys,
+# and can hold no lock that this waits for.
+LOCK_KEYS = "LOCK TABLE api_keys IN SHARE ROW EXCLUSIVE MODE"
 
 COUNT_LIVE = """
 SELECT count(*) FROM api_keys
@@ -188,7 +190,7 @@ async def create_key(
     """
     key = secrets.token_urlsafe(32)
     async with connection.transaction():
-        await connection.execute(LOCK_CLIENT, client)
+        await connection.execute(LOCK_KEYS)
         if await connection.fetchval(COUNT_LIVE, client) >= LIVE_KEYS_LIMIT:
             raise KeyLimitError(f"{client} has {LIVE_KEYS_LIMIT} live keys; revoke one first")
         await connection.execute(INSERT_KEY, client, _hash(key), sorted(scopes), expires_at)

@@ -20,6 +20,7 @@ from typing import NamedTuple, Self, TextIO
 import asyncpg
 from tqdm import tqdm
 
+from payments import locks
 from payments.sources import LAST_OLD_ID, OldPayment, Source
 
 # Who made, consumed or deleted a payment that came from the old system. No key can have this name,
@@ -305,7 +306,7 @@ async def plan(connection: asyncpg.Connection, source: Source) -> Plan:
         ImportFailed: another import runs.
         SourceError: the source cannot be read to its end.
     """
-    if not await connection.fetchval("SELECT pg_try_advisory_lock($1::bigint)", ADVISORY_LOCK):
+    if not await locks.take(connection, ADVISORY_LOCK):
         raise ImportFailed("another import runs on this database; wait for its end")
     read = await _stage(connection, source)
     await connection.execute(COMPARE)

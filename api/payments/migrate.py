@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import asyncpg
 
+from payments import locks
 from payments.iam import Tokens
 
 DIRECTORY = Path(__file__).parent.parent / "migrations"
@@ -144,7 +145,7 @@ async def _wait_for_others(connection: asyncpg.Connection, report: Callable[[str
     # CONCURRENTLY of the run that is waited for would wait for in turn.
     deadline = time.monotonic() + OTHERS_SECONDS
     while time.monotonic() < deadline:
-        if await connection.fetchval("SELECT pg_try_advisory_lock($1::bigint)", ADVISORY_LOCK):
+        if await locks.take(connection, ADVISORY_LOCK):
             return
         report("another migration runs; waiting for it")
         await asyncio.sleep(PAUSE_SECONDS)

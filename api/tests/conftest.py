@@ -237,8 +237,12 @@ async def copy(cluster: Cluster) -> AsyncIterator[Database]:
     name = f"test_{next(_numbers)}"
     administrator = await asyncpg.connect(cluster.url("postgres", "postgres"))
     await administrator.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY wal_log")
-    # Privileges on a database are not copied with it.
-    await administrator.execute(f"ALTER DATABASE {name} OWNER TO payments_owner")
+    # Privileges on a database are not copied with it: these are those of roles.sql.
+    await administrator.execute(
+        f"ALTER DATABASE {name} OWNER TO payments_owner;"
+        f" REVOKE ALL ON DATABASE {name} FROM PUBLIC;"
+        f" GRANT CONNECT ON DATABASE {name} TO payments_migrator, payments_app"
+    )
     try:
         yield Database(cluster, name)
     finally:

@@ -1,0 +1,393 @@
+"""What a service that was broken into reaches with its database role, payments_app."""
+
+# The statements are put together from constants of this file.
+# ruff: noqa: S608
+
+import asyncio
+
+import asyncpg
+import pytest
+
+from payments import audit, auth, importer, locks, migrate
+from tests.conftest import Database
+
+# Payments 1 to 3: inserted, consumed, deleted, an hour ago.
+PAYMENTS = """
+INSERT INTO payments (
+  payment, created_by, created_at, updated_at, status, consumed_at, consumed_by, deleted_at,
+  deleted_by, idempotency_key
+)
+SELECT
+  10, 'shop', past, past, status::payment_status, CASE WHEN status = 'consumed' THEN past END,
+  CASE WHEN status = 'consumed' THEN 'shop' END, CASE WHEN deleted THEN past END,
+  CASE WHEN deleted THEN 'shop' END, id
+FROM
+  (VALUES ('1', 'inserted', false), ('2', 'consumed', false), ('3', 'inserted', true))
+    AS p (id, status, deleted),
+  (SELECT now() - interval '1 hour') AS t (past)
+"""
+
+CONSUME = (
+    "UPDATE payments SET status = 'consumed', consumed_at = {at}, consumed_by = {by},"
+    " updated_at = {updated} WHERE id = {id}"
+)
+DELETE = (
+    "UPDATE payments SET deleted_at = {at}, deleted_by = {by}, updated_at = {updated}"
+    " WHERE id = {id}"
+)
+RIGHT = {"id": "1", "at": "now()", "by": "'shop'", "updated": "now()"}
+CREATE_CONSUMED = (
+    "INSERT INTO payments (created_by, status, consumed_at, consumed_by)"
+    " VALUES ('shop', 'consumed', {at}, {by})"
+)
+
+
+def consume(**wrong: str) -> str:
+    """Returns a consumption that is right but for this."""
+    return CONSUME.format_map(RIGHT | wrong)
+
+
+def delete(**wrong: str) -> str:
+    """Returns a deletion that is right but for this."""
+    return DELETE.format_map(RIGHT | wrong)
+
+
+TIMES = ("'1999-01-01'", "now() - interval '1 us'", "now() + interval '1 us'", "'infinity'")
+# Unknown, revoked, the name of the import, and no name. No other role's name means anything.
+STRANGERS = ("'stranger'", "'revoked'", "'payments import'", "''", "'payments_owner'")
+
+# Every column of the service's tables, and the writes to it that must be refused.
+WRITES = {
+    "payments.id": [
+        "UPDATE payments SET id = 9",
+        "INSERT INTO payments (id, created_by) VALUES (1, 'shop')",
+    ],
+    "payments.status": [
+        "UPDATE payments SET status = 'inserted' WHERE id = 2",
+        "UPDATE payments SET status = 'consumed', updated_at = now() WHERE id = 1",
+        "INSERT INTO payments (created_by, status) VALUES ('shop', 'consumed')",
+    ],
+    "payments.data": ["UPDATE payments SET data = '{}'"],
+    "payments.payment": [
+        "UPDATE payments SET payment = 1",
+        "INSERT INTO payments (created_by, payment) VALUES ('shop', -0.01)",
+        "INSERT INTO payments (created_by, payment) VALUES ('shop', 'NaN')",
+    ],
+    "payments.created_at": [
+        "UPDATE payments SET created_at = now()",
+        "INSERT INTO payments (created_by, created_at) VALUES ('shop', now())",
+    ],
+    "payments.created_by": [
+        "UPDATE payments SET created_by = 'shop'",
+        "INSERT INTO payments (created_by) VALUES (NULL)",
+        *(f"INSERT INTO payments (created_by) VALUES ({name})" for name in STRANGERS),
+    ],
+    "payments.updated_at": [
+        "INSERT INTO payments (created_by, updated_at) VALUES ('shop', now())",
+        "UPDATE payments SET updated_at = now()",  # without an event
+        *(consume(updated=time) for time in TIMES),
+        *(delete(updated=time) for time in TIMES),
+        consume(updated="updated_at"),
+    ],
+    "payments.consumed_at": [
+        *(CREATE_CONSUMED.format(at=time, by="'shop'") for time in TIMES),
+        *(consume(at=time) for time in TIMES),
+        consume(id="2"),  # again
+        consume(id="3"),  # deleted
+        (
+            "UPDATE payments SET status = 'inserted', consumed_at = NULL, consumed_by = NULL,"
+            " updated_at = now() WHERE id = 2"
+        ),
+    ],
+    "payments.consumed_by": [
+        *(CREATE_CONSUMED.format(at="now()", by=name) for name in (*STRANGERS, "'till'")),
+        *(consume(by=name) for name in (*STRANGERS, "NULL")),
+        "UPDATE payments SET consumed_by = 'till', updated_at = now() WHERE id = 2",
+    ],
+    "payments.deleted_at": [
+        "INSERT INTO payments (created_by, deleted_at, deleted_by) VALUES ('shop', now(), 'shop')",
+        *(delete(at=time) for time in TIMES),
+        delete(id="3"),  # again
+        "UPDATE payments SET deleted_at = NULL, deleted_by = NULL, updated_at = now() WHERE id = 3",
+        # Two events at once, of which one would hide the client of the other.
+        (
+            "UPDATE payments SET status = 'consumed', consumed_at = now(), updated_at = now(),"
+            " consumed_by = 'stranger', deleted_at = now(), deleted_by = 'shop' WHERE id = 1"
+        ),
+    ],
+    "payments.deleted_by": [
+        *(delete(by=name) for name in (*STRANGERS, "NULL")),
+        "UPDATE payments SET deleted_by = 'till', updated_at = now() WHERE id = 3",
+    ],
+    "payments.idempotency_key": [
+        "UPDATE payments SET idempotency_key = 'x'",
+        "INSERT INTO payments (created_by, idempotency_key) VALUES ('shop', '1')",
+        "INSERT INTO payments (created_by, idempotency_key) VALUES ('shop', '')",
+    ],
+    **{
+        f"{table}.{column}": [
+            f"UPDATE {table} SET {column} = DEFAULT",
+            f"INSERT INTO {table} ({column}) VALUES (DEFAULT)",
+        ]
+        for table, columns in {
+            "api_keys": "id client hash scopes created_at expires_at revoked_at",
+            "schema_migrations": "version name checksum applied_at",
+        }.items()
+        for column in columns.split()
+    },
+}
+
+COLUMNS = """
+SELECT format('%s.%s', attrelid::regclass, attname) AS name
+FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
+WHERE
+  relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'v', 'm', 'f')
+  AND attnum > 0 AND NOT attisdropped
+"""
+
+REFUSED = (
+    asyncpg.InsufficientPrivilegeError,
+    asyncpg.IntegrityConstraintViolationError,
+)
+
+# Beside the columns: what it must not read, create, run or become.
+STATEMENTS = [
+    "DELETE FROM payments",
+    "TRUNCATE payments",
+    "DELETE FROM api_keys",
+    "COPY payments FROM '/etc/hostname'",
+    "COPY payments TO '/tmp/payments'",
+    "COPY payments TO PROGRAM 'id'",
+    "COPY payments (created_by) FROM PROGRAM 'id'",
+    "SELECT setval('payments_id_seq', 1)",
+    "ALTER SEQUENCE payments_id_seq RESTART",
+    "ALTER TABLE payments DISABLE TRIGGER ALL",
+    "ALTER TABLE payments DISABLE ROW LEVEL SECURITY",
+    "ALTER TABLE payments DROP CONSTRAINT payments_consumed",
+    "DROP TRIGGER payments_update_event ON payments",
+    "DROP POLICY payments_created_by ON payments",
+    "DROP INDEX payments_idempotency_key",
+    "CREATE POLICY mine ON payments USING (true)",
+    "CREATE INDEX ON payments (id)",
+    "CREATE TRIGGER mine BEFORE INSERT ON payments EXECUTE FUNCTION refuse_event()",
+    "CREATE TABLE mine ()",
+    "CREATE TEMPORARY TABLE mine ()",
+    "CREATE VIEW mine AS SELECT 1",
+    "CREATE SEQUENCE mine",
+    "CREATE TYPE mine AS ENUM ('x')",
+    "CREATE FUNCTION mine() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+    "DO LANGUAGE plpgsql $$ BEGIN EXECUTE 'CREATE TABLE mine ()'; END $$",
+    "CREATE SCHEMA mine",
+    "CREATE DATABASE mine",
+    "CREATE ROLE mine",
+    "CREATE EXTENSION dblink",
+    "CREATE FOREIGN DATA WRAPPER mine",
+    "CREATE PUBLICATION mine FOR TABLE payments",
+    "CREATE SUBSCRIPTION mine CONNECTION '' PUBLICATION mine",
+    "CREATE EVENT TRIGGER mine ON ddl_command_start EXECUTE FUNCTION refuse_event()",
+    "ALTER ROLE payments_app SUPERUSER",
+    "ALTER ROLE payments_app BYPASSRLS",
+    "ALTER ROLE payments_owner SET role = 'postgres'",
+    "ALTER DATABASE {database} SET synchronous_commit = off",
+    "ALTER SYSTEM SET fsync = off",
+    "GRANT payments_owner TO payments_app",
+    "SET ROLE payments_owner",
+    "SET SESSION AUTHORIZATION payments_owner",
+    "SET session_replication_role = replica",
+    "SET log_statement = 'none'",
+    "SELECT pg_reload_conf()",
+    "SELECT pg_read_file('/etc/hostname')",
+    "SELECT pg_ls_dir('/')",
+    "SELECT lo_import('/etc/hostname')",
+    "SELECT lo_export(lo_create(0), '/tmp/x')",
+    "SELECT * FROM pg_authid",
+    "SELECT * FROM pg_file_settings",
+    "SELECT pg_create_physical_replication_slot('mine')",
+    "SELECT pg_create_logical_replication_slot('mine', 'pgoutput')",
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'postgres'",
+    "DO $$ BEGIN LOCK TABLE payments IN ACCESS EXCLUSIVE MODE NOWAIT; END $$",
+    "DO $$ BEGIN LOCK TABLE schema_migrations IN ROW EXCLUSIVE MODE; END $$",
+    "DO $$ BEGIN LOCK TABLE api_keys IN ROW EXCLUSIVE MODE; END $$",
+]
+
+# What PostgreSQL allows every role, and what the service needs itself: docs/security.md has it.
+REMAINS = [
+    "SELECT hash FROM api_keys",
+    "SELECT * FROM payments",
+    "INSERT INTO payments (created_by) VALUES ('shop')",  # in the name of any client with a key
+    "INSERT INTO payments (created_by) VALUES ('anonymous')",
+    consume(by="'till'"),
+    delete(by="'till'"),
+    "SELECT nextval('payments_id_seq')",
+    "INSERT INTO payments (id, created_by) VALUES (1000, 'shop')",  # an id of a later payment
+    "SELECT FROM payments FOR UPDATE",
+    "SELECT pg_advisory_lock(1)",
+    "SELECT lo_create(0)",
+    "ALTER ROLE payments_app IN DATABASE {database} SET work_mem = '1GB'",
+    "LISTEN mine",
+    "NOTIFY mine",
+]
+
+
+@pytest.fixture
+async def attacked(database: Database) -> Database:
+    """A database with three payments, two clients, and a third whose key was revoked."""
+    for name in ("shop", "till", "revoked"):
+        await database.key(name)
+    await database.fetch(
+        "UPDATE api_keys SET revoked_at = now() - interval '61 s' WHERE client = 'revoked'"
+    )
+    await database.fetch(PAYMENTS)
+    return database
+
+
+async def _content(database: Database) -> list[list[asyncpg.Record]]:
+    tables = ("payments", "api_keys", "schema_migrations")
+    return [await database.fetch(f"SELECT * FROM {table} ORDER BY 1") for table in tables]
+
+
+async def test_every_column_has_its_writes(database: Database) -> None:
+    assert {row["name"] for row in await database.fetch(COLUMNS)} == WRITES.keys()
+
+
+@pytest.mark.parametrize("column", WRITES)
+async def test_no_illegal_write(attacked: Database, column: str) -> None:
+    before = await _content(attacked)
+    async with attacked.connect("payments_app") as connection:
+        for sql in WRITES[column]:
+            try:
+                await connection.execute(sql)
+            except REFUSED:
+                continue
+            pytest.fail(f"not refused: {sql}")
+    assert await _content(attacked) == before
+
+
+async def test_nothing_else(attacked: Database) -> None:
+    before = await _content(attacked)
+    allowed = []
+    async with attacked.connect("payments_app") as connection:
+        for sql in STATEMENTS:
+            try:
+                await connection.execute(sql.format(database=attacked.name))
+                allowed.append(sql)
+            except asyncpg.InsufficientPrivilegeError:
+                pass
+    assert allowed == []
+    assert await _content(attacked) == before
+
+
+@pytest.mark.parametrize("sql", REMAINS)
+async def test_what_remains(attacked: Database, sql: str) -> None:
+    async with attacked.connect("payments_app") as connection:
+        await connection.execute(sql.format(database=attacked.name))
+
+
+async def test_it_may_end_the_sessions_of_its_own_role_alone(attacked: Database) -> None:
+    async with (
+        attacked.connect("payments_app") as attacker,
+        attacked.connect("payments_app") as own,
+        attacked.connect("payments_migrator") as other,
+    ):
+        end = "SELECT pg_terminate_backend($1, 60000)"
+        assert await attacker.fetchval(end, own.get_server_pid())
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await attacker.fetchval(end, other.get_server_pid())
+
+
+async def test_what_the_service_writes_is_allowed_a_minute_after_a_key_ends(
+    attacked: Database,
+) -> None:
+    await attacked.fetch(
+        "UPDATE api_keys SET revoked_at = now() - interval '50 s' WHERE client = 'shop'"
+    )
+    async with attacked.connect("payments_app") as connection:
+        for sql in (
+            "INSERT INTO payments (created_by) VALUES ('shop')",
+            CREATE_CONSUMED.format(at="now()", by="'shop'"),
+            consume(),
+            delete(),
+        ):
+            await connection.execute(sql)
+
+
+async def test_clients_of_earlier_events_may_be_gone(attacked: Database) -> None:
+    await attacked.fetch("UPDATE api_keys SET expires_at = '2020-01-01' WHERE client = 'shop'")
+    async with attacked.connect("payments_app") as connection:
+        await connection.execute(delete(id="2", by="'till'"))
+
+
+async def test_a_clock_that_is_behind(attacked: Database) -> None:
+    await attacked.fetch(
+        "UPDATE payments SET created_at = past, updated_at = past"
+        " FROM (SELECT now() + interval '1 hour' AS past) AS t WHERE id = 1"
+    )
+    later = "updated_at + interval '1 us'"
+    async with attacked.connect("payments_app") as connection:
+        await connection.execute(consume(at="created_at", updated=later))
+        await connection.execute(delete(at="created_at", updated=later))
+
+
+async def test_who_can_become_the_owner_is_exempt_from_the_rules_of_events(
+    attacked: Database,
+) -> None:
+    async with attacked.connect("payments_migrator") as connection:
+        await connection.execute("SET ROLE payments_owner")
+        await connection.execute(delete(at="'2999-01-01'", by="'payments import'"))
+
+
+async def test_what_it_leaves_behind_is_told(attacked: Database) -> None:
+    async with attacked.connect("payments_app") as connection:
+        number = await connection.fetchval("SELECT lo_create(0)")
+        await connection.execute(
+            f"ALTER ROLE payments_app IN DATABASE {attacked.name} SET work_mem = '1GB'"
+        )
+        _, breaches = await audit.once(connection)
+    told = {breach.invariant: breach.examples for breach in breaches}
+    assert told["not-from-migrations"] == [
+        f"large object {number} of payments_app",
+        "payments_app: work_mem=1GB",
+    ]
+
+
+@pytest.mark.parametrize("number", [migrate.ADVISORY_LOCK, importer.ADVISORY_LOCK])
+async def test_it_holds_up_no_command_by_a_lock(attacked: Database, number: int) -> None:
+    async with (
+        attacked.connect("payments_app") as attacker,
+        attacked.connect("payments_migrator") as first,
+        attacked.connect("payments_migrator") as second,
+    ):
+        assert await locks.take(first, number)
+        assert not await locks.take(second, number)
+        await first.fetchval("SELECT pg_advisory_unlock($1::bigint)", number)
+        await attacker.execute(f"SELECT pg_advisory_lock({number})")
+        assert await locks.take(second, number)
+
+
+async def test_it_holds_up_neither_migration_nor_key(
+    attacked: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrate, "OTHERS_SECONDS", 1)
+    async with (
+        attacked.connect("payments_app") as attacker,
+        attacked.connect("payments_migrator") as operator,
+        attacker.transaction(),
+    ):
+        await attacker.execute(f"SELECT pg_advisory_lock({migrate.ADVISORY_LOCK})")
+        await attacker.execute("SELECT pg_advisory_lock(hashtextextended('api_keys:shop', 0))")
+        await attacker.execute("SELECT FROM api_keys, schema_migrations")
+        await attacked.fetch("DELETE FROM schema_migrations WHERE name LIKE '%_event_order'")
+        assert await migrate.migrate(attacked.url("payments_migrator")) == ["0005_event_order"]
+        await operator.execute("SET ROLE payments_owner; SET lock_timeout = '1s'")
+        assert await auth.create_key(operator, "shop", auth.SCOPES)
+
+
+async def test_two_keys_at_once_are_two(attacked: Database) -> None:
+    async def make() -> str | None:
+        try:
+            return await attacked.key("shop")
+        except auth.KeyLimitError:
+            return None
+
+    made = await asyncio.gather(*(make() for _ in range(5)))
+    assert len([key for key in made if key]) == auth.LIVE_KEYS_LIMIT - 1
