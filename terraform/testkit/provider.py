@@ -109,10 +109,7 @@ class Provider:
         state = _unpack(request.planned_state)
         if state is not None:
             block = self._block("resource_schemas", request)
-            decided = state.get("arn") is UNKNOWN
             state = self._fill(request.type_name, block, state, secrets.token_hex(6))
-            if decided and request.type_name in RESOURCES:
-                state["arn"] = arn(request.type_name, state)
         return pb.ApplyResourceChange.Response(new_state=_pack(state))
 
     def ReadDataSource(self, request: Any) -> Any:  # noqa: N802
@@ -187,6 +184,8 @@ class Provider:
         filled: dict[str, Any] = _walk(
             block, value, lambda name, a, v: make_up(v, a["type"], name, a.get("optional", False))
         )
+        if value.get("arn") is UNKNOWN and type_ in RESOURCES:
+            filled["arn"] = arn(type_, filled)
         return filled
 
     def _text(self, type_: str, identifier: str, name: str) -> str:

@@ -32,10 +32,11 @@ class Identity:
 
 @dataclass(frozen=True)
 class Write:
-    """An action that is more than reading, and whether AWS compares the tags of its resource."""
+    """An action that is more than reading."""
 
     action: str
-    compares_tags: bool
+    compares_tags: bool  # of the resource: AWS has aws:ResourceTag for it
+    takes_tags: bool  # in the request: AWS has aws:RequestTag for it
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Call:
     action: str
     resource: str
     context: Context
+    policy: Document | None = None  # of the resource
 
 
 class Simulator:
@@ -66,9 +68,8 @@ class Simulator:
             "policies": identity.policies,
             "boundary": identity.boundary,
         }
-        calls_json = [(call.action, call.resource, call.context) for call in calls]
-        decisions = self._ask({"identity": identity_json, "calls": calls_json})
-        return [decision == "Allowed" for decision in decisions]
+        calls_json = [(call.action, call.resource, call.context, call.policy) for call in calls]
+        return self._ask({"identity": identity_json, "calls": calls_json})
 
     def _ask(self, question: dict[str, Any]) -> list[Any]:
         self._questions.write(json.dumps(question) + "\n")

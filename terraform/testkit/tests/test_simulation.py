@@ -68,8 +68,8 @@ def test_a_decision(simulator: Simulator, situation: str) -> None:
 
 def test_aws_compares_no_tags_of_zones(simulator: Simulator) -> None:
     [zone, role] = simulator.writes(["arn:aws:route53:::hostedzone/Z1", ROLE])
-    assert Write("route53:DeleteHostedZone", compares_tags=False) in zone
-    assert Write("iam:DeleteRole", compares_tags=True) in role
+    assert Write("route53:DeleteHostedZone", compares_tags=False, takes_tags=False) in zone
+    assert Write("iam:TagRole", compares_tags=True, takes_tags=True) in role
     assert "iam:GetRole" not in {write.action for write in role}
 
 
