@@ -46,6 +46,14 @@ locals {
 
   use_of_keys = ["kms:CreateGrant", "kms:Decrypt", "kms:GenerateDataKey*"]
 
+  of_its_own = {
+    platform = [for service in ["acm", "ec2", "eks", "logs", "wafv2"] : "${service}:*"]
+    environment = concat(
+      [for service in ["backup", "backup-storage", "cloudwatch", "ec2", "eks", "logs", "rds", "sns"] : "${service}:*"],
+      ["secretsmanager:CreateSecret", "secretsmanager:DescribeSecret", "secretsmanager:RotateSecret", "secretsmanager:TagResource"],
+    )
+  }
+
   # What EKS does with the cluster's role and the nodes', external-dns and flow logs with theirs; and what
   # the environment's pods and AWS Backup do.
   workload = {
@@ -108,11 +116,8 @@ data "aws_iam_policy_document" "boundary" {
   source_policy_documents = [data.aws_iam_policy_document.elsewhere[each.key].json]
 
   statement {
-    sid = "OfItsOwn"
-    actions = concat(
-      [for service in ["acm", "backup", "backup-storage", "cloudwatch", "ec2", "eks", "logs", "rds", "sns", "wafv2"] : "${service}:*"],
-      ["secretsmanager:CreateSecret", "secretsmanager:DescribeSecret", "secretsmanager:RotateSecret", "secretsmanager:TagResource"],
-    )
+    sid       = "OfItsOwn"
+    actions   = local.of_its_own[each.value.root]
     resources = ["*"]
   }
 
@@ -196,9 +201,12 @@ data "aws_iam_policy_document" "boundary" {
   }
 
   statement {
-    sid       = "CopiesStay"
-    effect    = "Deny"
-    actions   = ["backup:DeleteBackupVaultLockConfiguration", "backup:DeleteRecoveryPoint", "backup:UpdateRecoveryPointLifecycle", "rds:DeleteDBInstanceAutomatedBackup", "rds:ModifyDBSnapshotAttribute"]
+    sid    = "CopiesStay"
+    effect = "Deny"
+    actions = [
+      "backup:DeleteBackupVaultLockConfiguration", "backup:DeleteRecoveryPoint", "backup:UpdateRecoveryPointLifecycle",
+      "rds:DeleteDBInstanceAutomatedBackup", "rds:ModifyDBSnapshotAttribute",
+    ]
     resources = ["*"]
   }
 }
@@ -224,9 +232,20 @@ data "aws_iam_policy_document" "workload" {
       resources = statement.value.resources
     }
   }
+
+  dynamic "statement" {
+    for_each = each.value.root == "platform" ? ["ec2"] : []
+
+    content {
+      sid       = "NoSettingsOfTheAccount" # EKS has the rest of EC2
+      effect    = "Deny"
+      actions   = ["ec2:*EnclaveCertificateIamRole", "ec2:Disable*", "ec2:Enable*"]
+      resources = ["*"]
+    }
+  }
 }
 
-# What both boundaries of a place deny: what carries another's tag.
+# What carries another's tag.
 data "aws_iam_policy_document" "elsewhere" {
   for_each = local.places
 

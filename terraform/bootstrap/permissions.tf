@@ -191,7 +191,7 @@ locals {
         only      = concat(local.new.environment, local.untagged)
       }
       Alarms = {
-        actions   = ["cloudwatch:*Alarm", "cloudwatch:*Alarms", "cloudwatch:TagResource", "cloudwatch:UntagResource", "sns:*Topic", "sns:SetTopicAttributes", "sns:Subscribe", "sns:TagResource", "sns:UntagResource"]
+        actions   = ["cloudwatch:*Alarm", "cloudwatch:*Alarms", "cloudwatch:TagResource", "cloudwatch:UntagResource", "sns:*Topic", "sns:SetTopicAttributes", "sns:Subscribe", "sns:TagResource", "sns:Unsubscribe", "sns:UntagResource"]
         resources = ["arn:${local.partition}:cloudwatch:*:${local.account}:alarm:payments-{name}-*", "arn:${local.partition}:sns:*:${local.account}:payments-{name}-*"]
       }
       Chart = {
@@ -248,7 +248,6 @@ locals {
     ]
     environment = [
       "route53:CreateHealthCheck", "backup-storage:MountCapsule", "ecr:GetAuthorizationToken",
-      "sns:Unsubscribe", # of any topic, AWS knows no narrower; the nightly plan tells of an address that went
     ]
   }
 }

@@ -91,6 +91,10 @@ def test_every_role_carries_the_boundary(life: Life) -> None:
         assert role["permissions_boundary"] == f"arn:aws:iam::{ACCOUNT}:policy/payments-{expected}"
 
 
+# AWS binds these to a resource since the reference that is read here was taken.
+NARROWED = {"sns:Unsubscribe"}
+
+
 @at("bootstrap", "environment")  # what ../../platform grants is on ARNs that the stand-in made up
 def test_every_action_exists_and_takes_the_resources_that_are_named(life: Life) -> None:
     """What is granted on a resource that the action does not know is granted in vain."""
@@ -99,7 +103,7 @@ def test_every_action_exists_and_takes_the_resources_that_are_named(life: Life) 
             actions = _actions(wanted.lower())
             assert actions, f"{address}: {wanted}"
             named = _many(statement.get("Resource", "*"))
-            if statement["Effect"] == "Allow" and "*" not in named:
+            if statement["Effect"] == "Allow" and "*" not in named and wanted not in NARROWED:
                 known = {arn for action in actions for arn in _resources(action)}
                 assert any(_overlap(a, b) for a in named for b in known), f"{address}: {wanted}"
 

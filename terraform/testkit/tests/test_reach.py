@@ -169,21 +169,20 @@ BEHIND: dict[str, set[str]] = {
         "NothingOfAnotherCluster: StringNotEquals",
         "NothingOfAnotherPlatform",
     },
-    "workload-environment-dev": {
+    "workload-environment-production": {  # a copy of another's has two tags that say so
         "NothingOfAnotherCluster",
         "NothingOfAnotherCluster: StringNotEquals",
         "NothingOfAnotherEnvironment",
         "NothingOfAnotherEnvironment: StringNotEquals",
         "NothingOfAnotherPlatform",
-        "NothingOfAnotherPlatform: StringNotEquals",
     },
     "boundary-platform-nonprod": {
         "CopiesStay",
-        "ThePasswordIsOfRds",
-        "ThePasswordIsOfRds: Bool",
         "NothingOfAnotherCluster",
         "NothingOfAnotherCluster: StringNotEquals",
         "NothingOfAnotherEnvironment: StringNotEquals",
+        "ThePasswordIsOfRds",
+        "ThePasswordIsOfRds: Bool",
     },
     "workload-platform-nonprod": {
         "NothingOfAnotherCluster: StringNotEquals",
