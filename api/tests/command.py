@@ -65,6 +65,8 @@ image: Image | None = None
 
 poolers: "Poolers | None" = None
 
+launched: list[Process] = []  # by the test that runs
+
 
 @contextmanager
 def visible(directory: Path) -> Iterator[None]:
@@ -116,6 +118,8 @@ async def launch(
     else:
         command = image.run(*arguments, options=tuple(f"--env={name}" for name in variables))
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PAYMENTS_")}
-    return await asyncio.create_subprocess_exec(
+    process = await asyncio.create_subprocess_exec(
         *command, env=clean | dict(variables), stdout=stdout, stderr=stderr
     )
+    launched.append(process)
+    return process
