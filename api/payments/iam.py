@@ -92,13 +92,17 @@ class Tokens:
             return known
         # One question for all who wait, that goes on when the one who asked first gives up.
         if self._asking is None or self._asking.done():
-            self._asking = asyncio.create_task(asyncio.to_thread(read_credentials, self._environ))
+            self._asking = asyncio.create_task(self._ask())
         try:
-            self._credentials = await asyncio.shield(self._asking)
+            return await asyncio.shield(self._asking)
         except OSError:
             if known and known.expires_at > time.time():
                 return known
             raise
+
+    async def _ask(self) -> Credentials:
+        # Kept here: whoever waits may have given up by the time of the answer.
+        self._credentials = await asyncio.to_thread(read_credentials, self._environ)
         return self._credentials
 
 
