@@ -80,8 +80,9 @@ SESSION = {
 }
 
 # Rows become visible when their transaction ends, and bear the time at which it began. Whatever
-# began before `settled`, of the role's own, has ended: what a later statement does not see of it
-# will never be there. Hence this one comes first.
+# began before `settled`, of the role's own or one whose privileges it has (the service, while an
+# update moves it to another login), has ended: what a later statement does not see of it will never
+# be there. Hence this one comes first.
 STATE = """
 SELECT
   least(
@@ -89,7 +90,8 @@ SELECT
     (
       SELECT min(xact_start) FROM pg_stat_activity
       WHERE
-        usename = current_user AND datname = current_database() AND pid <> pg_backend_pid()
+        pg_has_role(usesysid, 'USAGE') AND datname = current_database()
+        AND pid <> pg_backend_pid()
     )
   ) AS settled,
   (
@@ -177,7 +179,7 @@ NOT_FROM_MIGRATIONS = """
 SELECT format('%s: %s', setrole::regrole, setting) AS name
 FROM pg_db_role_setting CROSS JOIN unnest(setconfig) AS setting
 WHERE
-  setrole IN ('payments_app'::regrole, 'payments_migrator'::regrole, 'payments_owner'::regrole)
+  setrole IN (SELECT oid FROM pg_roles WHERE rolname ~ '^payments_(app|migrator|owner)(_|$)')
   AND setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
 UNION ALL
 SELECT format('large object %s of %s', oid, lomowner::regrole) FROM pg_largeobject_metadata

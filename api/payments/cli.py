@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
@@ -40,8 +41,20 @@ def main() -> None:
 
     Everything is set by environment variables; the database is PAYMENTS_DATABASE_URL, as
     postgresql://user@host:5432/payments. `serve` and `audit` connect as payments_app, `roles` as
-    the database's administrator, all other commands as payments_migrator.
+    the database's administrator, all other commands as payments_migrator; or as the logins that
+    are named after an environment.
     """
+
+
+def _check_environment(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> str | None:
+    # As terraform/environment/variables.tf has it, which names the same logins.
+    if value is not None and not re.fullmatch("[a-z][a-z0-9]{1,19}", value):
+        raise click.BadParameter(
+            f"{value!r} must have 2 to 20 lower-case letters and digits, and begin with a letter"
+        )
+    return value
 
 
 @main.command()
@@ -67,13 +80,23 @@ def serve() -> None:
 
 
 @main.command()
-def roles() -> None:
+@click.option(
+    "--environment",
+    metavar="NAME",
+    callback=_check_environment,
+    help="Also make the logins payments_app_NAME and payments_migrator_NAME, which have the"
+    " privileges of the two. On RDS only these sign in with IAM then.",
+)
+def roles(environment: str | None) -> None:
     """Make the roles payments_owner, payments_migrator and payments_app.
 
     Once for each database, by its administrator, before the first `payments migrate`. Safe to run
     again.
+
+    \b
+    payments roles --environment dev
     """
-    _run(migrate.apply_roles(*_database()))
+    _run(migrate.apply_roles(*_database(), environment=environment))
     click.echo("The roles are there.")
 
 
@@ -449,7 +472,7 @@ def _on_database(work: Callable[[asyncpg.Connection], Awaitable[Result]]) -> Res
         url, password = _database()
         connection = await asyncpg.connect(url, password=password, timeout=10)
         try:
-            if await connection.fetchval("SELECT current_user") == "payments_migrator":
+            if await connection.fetchval("SELECT pg_has_role('payments_owner', 'SET')"):
                 await connection.execute("SET ROLE payments_owner")
             return await work(connection)
         finally:

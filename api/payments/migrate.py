@@ -97,9 +97,15 @@ def newest_version() -> int:
     return len(load())
 
 
-async def apply_roles(url: str, password: Tokens | None = None) -> None:
-    """Makes the three roles in the database, or leaves them; needs an administrator's URL."""
-    connection = await asyncpg.connect(url, password=password, timeout=10)
+async def apply_roles(
+    url: str, password: Tokens | None = None, *, environment: str | None = None
+) -> None:
+    """Makes the roles in the database, or leaves them; needs an administrator's URL.
+
+    With `environment`, also the two logins that are named after it.
+    """
+    settings = {"payments.environment": environment} if environment else None
+    connection = await asyncpg.connect(url, password=password, timeout=10, server_settings=settings)
     try:
         await connection.execute(ROLES.read_text())
     finally:

@@ -171,7 +171,7 @@ async def _make_template(cluster: Cluster) -> None:
     connection = await asyncpg.connect(cluster.url("postgres", "postgres"))
     await connection.execute(f"CREATE DATABASE {TEMPLATE}")
     await connection.close()
-    await migrate.apply_roles(cluster.url(TEMPLATE, "postgres"))
+    await migrate.apply_roles(cluster.url(TEMPLATE, "postgres"), environment="dev")
     await migrate.migrate(cluster.url(TEMPLATE, "payments_migrator"))
 
 

@@ -173,15 +173,17 @@ SETTLED = "payments_audit_settled_timestamp_seconds"
 class Rounds:
     """An auditor, as it connects."""
 
-    def __init__(self, database: Database, lag: timedelta = NO_LAG) -> None:
+    def __init__(
+        self, database: Database, lag: timedelta = NO_LAG, user: str = "payments_app"
+    ) -> None:
         self.registry = CollectorRegistry()
         self.auditor = audit.Auditor(self.registry, lag)
         self.asked: list[tuple[Any, ...]] = []  # what AUDIT was given, each time
-        self._database = database
+        self._url = database.url(user)
 
     async def __call__(self) -> dict[str, float]:
         """Does a round; returns what was counted so far."""
-        connection = await asyncpg.connect(self._database.url(), server_settings=audit.SESSION)
+        connection = await asyncpg.connect(self._url, server_settings=audit.SESSION)
         connection.add_query_logger(self._log)
         try:
             await self.auditor.round(connection)
@@ -201,7 +203,7 @@ def rounds(database: Database) -> Rounds:
 
 
 @pytest.mark.usefixtures("command")
-@pytest.mark.parametrize("user", ["payments_app", "payments_migrator"])
+@pytest.mark.parametrize("user", ["payments_app", "payments_migrator", "payments_app_dev"])
 async def test_nothing_is_broken(database: Database, user: str) -> None:
     await database.fetch(PAYMENTS)
     result = await invoke_on(database, "audit", user=user)
@@ -300,9 +302,12 @@ async def test_a_payment_that_is_consumed_twice_has_one_row(
     assert violations(rounds.registry, audit.OF_THE_DATABASE) == {"guard-missing": 1.0}
 
 
+@pytest.mark.parametrize("user", ["payments_app", "payments_app_dev"])
 async def test_a_transaction_that_is_held_open_is_counted_when_it_ends(
-    database: Database, rounds: Rounds
+    database: Database, user: str
 ) -> None:
+    """Also where an update moves the auditor to another login before the service."""
+    rounds = Rounds(database, user=user)
     await database.key()
     await rounds()
     async with database.connect("payments_app") as held:

@@ -21,7 +21,7 @@ import botocore.session  # type: ignore[import-untyped]
 import pytest
 
 from laptop.postgres import Cluster
-from payments import config, iam, migrate
+from payments import config, iam
 from tests import command
 from tests.command import launch
 from tests.conftest import Database, Serve, client
@@ -415,15 +415,3 @@ async def test_the_commands_sign_in(database: Database, rds: Rds) -> None:
         output, error = await process.communicate()
         assert process.returncode == 0, error.decode()
         assert says in output
-
-
-async def test_roles_sign_in_with_iam_where_there_is_iam(database: Database) -> None:
-    granted = "SELECT member::regrole::text FROM pg_auth_members WHERE roleid = 'rds_iam'::regrole"
-    async with database.connect() as administrator:
-        await administrator.execute("CREATE ROLE rds_iam")
-        try:
-            await migrate.apply_roles(database.url("postgres"))
-            members = {row["member"] for row in await administrator.fetch(granted)}
-            assert members == {"payments_app", "payments_migrator"}
-        finally:
-            await administrator.execute("DROP ROLE rds_iam")

@@ -366,16 +366,17 @@ async def test_what_the_service_may_do(empty: Database) -> None:
     await _migrate(empty)
     rows = await empty.fetch(PRIVILEGES, "payments_app")
     assert {row["line"] for row in rows} == APP_PRIVILEGES
+    login = await empty.fetch(PRIVILEGES, "payments_app_dev")
+    assert {row["line"] for row in login} == APP_PRIVILEGES | {"member of payments_app"}
 
 
 async def test_the_migrator_is_nothing_until_it_becomes_the_owner(empty: Database) -> None:
     await _migrate(empty)
+    privileges = {"database CONNECT", "schema public USAGE", "member of payments_owner"}
     rows = await empty.fetch(PRIVILEGES, "payments_migrator")
-    assert {row["line"] for row in rows} == {
-        "database CONNECT",
-        "schema public USAGE",
-        "member of payments_owner",
-    }
+    assert {row["line"] for row in rows} == privileges
+    login = await empty.fetch(PRIVILEGES, "payments_migrator_dev")
+    assert {row["line"] for row in login} == privileges | {"member of payments_migrator"}
 
 
 async def test_nobody_logs_in_as_the_owner(empty: Database) -> None:
@@ -409,7 +410,7 @@ async def test_what_the_service_may_not_do(database: Database, sql: str) -> None
             await connection.execute(sql)
 
 
-@pytest.mark.parametrize("user", ["payments_app", "postgres"])
+@pytest.mark.parametrize("user", ["payments_app", "payments_app_dev", "postgres"])
 @pytest.mark.parametrize(
     "change",
     [

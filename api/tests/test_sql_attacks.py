@@ -1,4 +1,4 @@
-"""What a service that was broken into reaches with its database role, payments_app."""
+"""What a service that was broken into reaches with its database role, or with a login of it."""
 
 # The statements are put together from constants of this file.
 # ruff: noqa: S608
@@ -185,12 +185,12 @@ STATEMENTS = [
     "CREATE PUBLICATION mine FOR TABLE payments",
     "CREATE SUBSCRIPTION mine CONNECTION '' PUBLICATION mine",
     "CREATE EVENT TRIGGER mine ON ddl_command_start EXECUTE FUNCTION refuse_event()",
-    "ALTER ROLE payments_app SUPERUSER",
-    "ALTER ROLE payments_app BYPASSRLS",
+    "ALTER ROLE {app} SUPERUSER",
+    "ALTER ROLE {app} BYPASSRLS",
     "ALTER ROLE payments_owner SET role = 'postgres'",
     "ALTER DATABASE {database} SET synchronous_commit = off",
     "ALTER SYSTEM SET fsync = off",
-    "GRANT payments_owner TO payments_app",
+    "GRANT payments_owner TO {app}",
     "SET ROLE payments_owner",
     "SET SESSION AUTHORIZATION payments_owner",
     "SET session_replication_role = replica",
@@ -223,10 +223,22 @@ REMAINS = [
     "SELECT FROM payments FOR UPDATE",
     "SELECT pg_advisory_lock(1)",
     "SELECT lo_create(0)",
-    "ALTER ROLE payments_app IN DATABASE {database} SET work_mem = '1GB'",
+    "ALTER ROLE {app} IN DATABASE {database} SET work_mem = '1GB'",
     "LISTEN mine",
     "NOTIFY mine",
 ]
+
+
+@pytest.fixture(params=["", "_dev"])
+def app(request: pytest.FixtureRequest) -> str:
+    """The role that the service logs in as, also where it has the environment's name."""
+    return f"payments_app{request.param}"
+
+
+@pytest.fixture
+def migrator(app: str) -> str:
+    """The role that the commands log in as beside it."""
+    return app.replace("app", "migrator")
 
 
 @pytest.fixture
@@ -251,9 +263,9 @@ async def test_every_column_has_its_writes(database: Database) -> None:
 
 
 @pytest.mark.parametrize("column", WRITES)
-async def test_no_illegal_write(attacked: Database, column: str) -> None:
+async def test_no_illegal_write(attacked: Database, app: str, column: str) -> None:
     before = await _content(attacked)
-    async with attacked.connect("payments_app") as connection:
+    async with attacked.connect(app) as connection:
         for sql in WRITES[column]:
             try:
                 await connection.execute(sql)
@@ -263,13 +275,13 @@ async def test_no_illegal_write(attacked: Database, column: str) -> None:
     assert await _content(attacked) == before
 
 
-async def test_nothing_else(attacked: Database) -> None:
+async def test_nothing_else(attacked: Database, app: str) -> None:
     before = await _content(attacked)
     allowed = []
-    async with attacked.connect("payments_app") as connection:
+    async with attacked.connect(app) as connection:
         for sql in STATEMENTS:
             try:
-                await connection.execute(sql.format(database=attacked.name))
+                await connection.execute(sql.format(app=app, database=attacked.name))
                 allowed.append(sql)
             except asyncpg.InsufficientPrivilegeError:
                 pass
@@ -277,17 +289,30 @@ async def test_nothing_else(attacked: Database) -> None:
     assert await _content(attacked) == before
 
 
+@pytest.mark.parametrize("role", ["payments_app", "payments_migrator"])
+async def test_a_login_of_an_environment_is_not_the_role_that_it_has_the_privileges_of(
+    attacked: Database, role: str
+) -> None:
+    """As that role it could set a password, and log in with it where IAM is not asked."""
+    async with attacked.connect(f"{role}_dev") as connection:
+        for sql in (f"SET ROLE {role}", f"ALTER ROLE {role} PASSWORD 'x'"):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute(sql)
+
+
 @pytest.mark.parametrize("sql", REMAINS)
-async def test_what_remains(attacked: Database, sql: str) -> None:
-    async with attacked.connect("payments_app") as connection:
-        await connection.execute(sql.format(database=attacked.name))
+async def test_what_remains(attacked: Database, app: str, sql: str) -> None:
+    async with attacked.connect(app) as connection:
+        await connection.execute(sql.format(app=app, database=attacked.name))
 
 
-async def test_it_may_end_the_sessions_of_its_own_role_alone(attacked: Database) -> None:
+async def test_it_may_end_the_sessions_of_its_own_role_alone(
+    attacked: Database, app: str, migrator: str
+) -> None:
     async with (
-        attacked.connect("payments_app") as attacker,
-        attacked.connect("payments_app") as own,
-        attacked.connect("payments_migrator") as other,
+        attacked.connect(app) as attacker,
+        attacked.connect(app) as own,
+        attacked.connect(migrator) as other,
     ):
         end = "SELECT pg_terminate_backend($1, 60000)"
         assert await attacker.fetchval(end, own.get_server_pid())
@@ -297,11 +322,12 @@ async def test_it_may_end_the_sessions_of_its_own_role_alone(attacked: Database)
 
 async def test_what_the_service_writes_is_allowed_a_minute_after_a_key_ends(
     attacked: Database,
+    app: str,
 ) -> None:
     await attacked.fetch(
         "UPDATE api_keys SET revoked_at = now() - interval '50 s' WHERE client = 'shop'"
     )
-    async with attacked.connect("payments_app") as connection:
+    async with attacked.connect(app) as connection:
         for sql in (
             "INSERT INTO payments (created_by) VALUES ('shop')",
             CREATE_CONSUMED.format(at="now()", by="'shop'"),
@@ -311,51 +337,54 @@ async def test_what_the_service_writes_is_allowed_a_minute_after_a_key_ends(
             await connection.execute(sql)
 
 
-async def test_clients_of_earlier_events_may_be_gone(attacked: Database) -> None:
+async def test_clients_of_earlier_events_may_be_gone(attacked: Database, app: str) -> None:
     await attacked.fetch("UPDATE api_keys SET expires_at = '2020-01-01' WHERE client = 'shop'")
-    async with attacked.connect("payments_app") as connection:
+    async with attacked.connect(app) as connection:
         await connection.execute(delete(id="2", by="'till'"))
 
 
-async def test_a_clock_that_is_behind(attacked: Database) -> None:
+async def test_a_clock_that_is_behind(attacked: Database, app: str) -> None:
     await attacked.fetch(
         "UPDATE payments SET created_at = past, updated_at = past"
         " FROM (SELECT now() + interval '1 hour' AS past) AS t WHERE id = 1"
     )
     later = "updated_at + interval '1 us'"
-    async with attacked.connect("payments_app") as connection:
+    async with attacked.connect(app) as connection:
         await connection.execute(consume(at="created_at", updated=later))
         await connection.execute(delete(at="created_at", updated=later))
 
 
 async def test_who_can_become_the_owner_is_exempt_from_the_rules_of_events(
     attacked: Database,
+    migrator: str,
 ) -> None:
-    async with attacked.connect("payments_migrator") as connection:
+    async with attacked.connect(migrator) as connection:
         await connection.execute("SET ROLE payments_owner")
         await connection.execute(delete(at="'2999-01-01'", by="'payments import'"))
 
 
-async def test_what_it_leaves_behind_is_told(attacked: Database) -> None:
-    async with attacked.connect("payments_app") as connection:
+async def test_what_it_leaves_behind_is_told(attacked: Database, app: str) -> None:
+    async with attacked.connect(app) as connection:
         number = await connection.fetchval("SELECT lo_create(0)")
         await connection.execute(
-            f"ALTER ROLE payments_app IN DATABASE {attacked.name} SET work_mem = '1GB'"
+            f"ALTER ROLE {app} IN DATABASE {attacked.name} SET work_mem = '1GB'"
         )
         _, breaches = await audit.once(connection)
     told = {breach.invariant: breach.examples for breach in breaches}
     assert told["not-from-migrations"] == [
-        f"large object {number} of payments_app",
-        "payments_app: work_mem=1GB",
+        f"large object {number} of {app}",
+        f"{app}: work_mem=1GB",
     ]
 
 
 @pytest.mark.parametrize("number", [migrate.ADVISORY_LOCK, importer.ADVISORY_LOCK])
-async def test_it_holds_up_no_command_by_a_lock(attacked: Database, number: int) -> None:
+async def test_it_holds_up_no_command_by_a_lock(
+    attacked: Database, app: str, migrator: str, number: int
+) -> None:
     async with (
-        attacked.connect("payments_app") as attacker,
-        attacked.connect("payments_migrator") as first,
-        attacked.connect("payments_migrator") as second,
+        attacked.connect(app) as attacker,
+        attacked.connect(migrator) as first,
+        attacked.connect(migrator) as second,
     ):
         assert await locks.take(first, number)
         assert not await locks.take(second, number)
@@ -365,19 +394,19 @@ async def test_it_holds_up_no_command_by_a_lock(attacked: Database, number: int)
 
 
 async def test_it_holds_up_neither_migration_nor_key(
-    attacked: Database, monkeypatch: pytest.MonkeyPatch
+    attacked: Database, app: str, migrator: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(migrate, "OTHERS_SECONDS", 1)
     async with (
-        attacked.connect("payments_app") as attacker,
-        attacked.connect("payments_migrator") as operator,
+        attacked.connect(app) as attacker,
+        attacked.connect(migrator) as operator,
         attacker.transaction(),
     ):
         await attacker.execute(f"SELECT pg_advisory_lock({migrate.ADVISORY_LOCK})")
         await attacker.execute("SELECT pg_advisory_lock(hashtextextended('api_keys:shop', 0))")
         await attacker.execute("SELECT FROM api_keys, schema_migrations")
         await attacked.fetch("DELETE FROM schema_migrations WHERE name LIKE '%_event_order'")
-        assert await migrate.migrate(attacked.url("payments_migrator")) == ["0005_event_order"]
+        assert await migrate.migrate(attacked.url(migrator)) == ["0005_event_order"]
         await operator.execute("SET ROLE payments_owner; SET lock_timeout = '1s'")
         assert await auth.create_key(operator, "shop", auth.SCOPES)
 
