@@ -11,8 +11,10 @@ from tests.conftest import (
     ROOT,
     Manifest,
     environment_of,
+    helm,
     one,
     outputs,
+    told,
     values_of,
 )
 from tests.conftest import payments as render
@@ -61,12 +63,30 @@ def test_each_pod_signs_for_its_own_role_with_its_own_identity(
     variables = environment_of(container(manifests, name))
     host = outputs(f"environment-{environment}")["database"]["host"]
     assert variables["PAYMENTS_DATABASE_URL"] == (
-        f"postgresql://{role}@{host}:5432/payments"
+        f"postgresql://{role}_{environment}@{host}:5432/payments"
         "?sslmode=verify-full&sslrootcert=/etc/database/ca.pem"
     )
     assert variables["PAYMENTS_DATABASE_IAM_REGION"] == "us-east-1"
     assert pod_of(manifests, name)["serviceAccountName"] == account
     assert one(manifests, "ServiceAccount", account)
+
+
+@pytest.mark.parametrize(
+    ("name", "role"),
+    [
+        ("payments", "payments_app"),
+        ("payments-audit", "payments_app"),
+        ("payments-migration", "payments_migrator"),
+    ],
+)
+def test_where_no_login_is_named_after_an_environment_the_roles_log_in(
+    name: str, role: str
+) -> None:
+    values = told("production")
+    del values["database"]["users"]
+    manifests = helm("payments", values, "environments/production.yaml", "payments-production")
+    url = environment_of(container(manifests, name))["PAYMENTS_DATABASE_URL"]
+    assert url.startswith(f"postgresql://{role}@")
 
 
 @on_the_database

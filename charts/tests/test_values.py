@@ -85,6 +85,7 @@ NOT_A_VALUE: list[tuple[Manifest, str]] = [
     ({"settings": {"PAYMENTS_DATABASE_URL": "x"}}, "invalid propertyName 'PAYMENTS_DATABASE_URL'"),
     ({"database": {"authentication": "password"}}, "'iam', 'secret'"),
     ({"database": {"password": "x"}}, "additional properties 'password' not allowed"),
+    ({"database": {"users": {"app": "app@elsewhere"}}}, "/database/users/app"),
     ({"autoscaling": {"minReplicas": 0}}, "/autoscaling/minReplicas"),
     ({"ingress": {"wafAclArn": "payments"}}, "/ingress/wafAclArn"),
     ({"networkPolicy": {"clients": [{"cidr": "10.0.0.0/8"}]}}, "additional properties 'cidr'"),

@@ -1,7 +1,8 @@
 # Who a pod is to AWS. EKS Pod Identity gives the pods of a service account the credentials of one
 # role, and the role may log in to one database as one PostgreSQL role (../../api/migrations/roles.sql)
-# and do nothing else. The role is named after the environment, because that is all by which IAM can tell
-# databases apart before they are there (../bootstrap/boundary.tf). Names must match ../../charts/payments: the namespace is payments-<environment>.
+# and do nothing else. `payments roles --environment <name>` makes the PostgreSQL role. It has the
+# environment's name, because IAM cannot name a database before it exists (../bootstrap/boundary.tf).
+# Names must match ../../charts/payments: the namespace is payments-<environment>.
 
 locals {
   namespace = local.name

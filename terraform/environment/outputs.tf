@@ -6,6 +6,7 @@ output "helm_values" {
     database = {
       host   = aws_db_instance.this.address
       region = var.region
+      users  = { for name, identity in local.identities : name => identity.database_role }
     }
     ingress = {
       host      = var.host
