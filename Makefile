@@ -239,7 +239,7 @@ test-cluster: $(STAMP) $(TOOLS_STAMP) clients $(OPERATOR) $(RELOADER) $(PROMETHE
 	cd charts && IMAGE='$(IMAGE)' $(BIN)/python -m pytest -p no:randomly -s --timeout 900 tests/cluster
 
 # The pipeline runs these two beside credentials: they need the standard library alone, and install
-# nothing. A key is given in the environment rather than on the command line, where others can read it.
+# nothing; -P keeps other files of the folder from taking a module's place. A key is given in the environment rather than on the command line, where others can read it.
 .PHONY: smoke
 smoke: ## Checks a deployed service from outside, safe in production (URL=, KEY=)
 	@PYTHONPATH=api PAYMENTS_SMOKE_KEY="$${KEY-}" $(or $(PYTHON),python3) -m pipeline.smoke "$${URL-}"
@@ -251,7 +251,7 @@ export RATE DURATION P99_MS
 
 .PHONY: load
 load: ## Loads a deployed service, with thresholds and reconciliation (URL=, KEY=, RATE=, DURATION=, P99_MS=)
-	@LOAD_KEY="$${KEY-}" $(or $(PYTHON),python3) load/staging.py "$${URL-}" \
+	@LOAD_KEY="$${KEY-}" $(or $(PYTHON),python3) -P load/staging.py "$${URL-}" \
 	  --rate "$$RATE" --seconds "$$DURATION" --p99-ms "$$P99_MS"
 
 .PHONY: system-packages

@@ -51,7 +51,8 @@ def check_tag(own: str) -> None:
     if named and not _released_at(tag, own):
         raise ValueError(
             f"The tag {tag} names {named}, which is no commit before this one that releases {own}:"
-            f" see who made it, delete it (an administrator suspends the ruleset `releases`,"
+            f" if a later commit of main released it, this run is too old to be repeated; else see"
+            f" who made it, delete it (an administrator suspends the ruleset `releases`,"
             f" git push --delete origin {tag}), and run this again"
         )
 

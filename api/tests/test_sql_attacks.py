@@ -393,6 +393,22 @@ async def test_it_holds_up_no_command_by_a_lock(
         assert await locks.take(second, number)
 
 
+async def test_a_lock_whose_holder_ends_meanwhile_is_taken(
+    attacked: Database, migrator: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with (
+        attacked.connect(migrator) as first,
+        attacked.connect(migrator) as second,
+        attacked.connect(migrator) as third,
+    ):
+        assert await locks.take(first, 1)
+        ends = f"SELECT pg_terminate_backend({first.get_server_pid()}, 10000) AND $1 = 0"
+        monkeypatch.setattr(locks, "IS_A_COMMANDS", ends)
+        assert await locks.take(second, 1)
+        monkeypatch.undo()
+        assert not await locks.take(third, 1)
+
+
 async def test_it_holds_up_neither_migration_nor_key(
     attacked: Database, app: str, migrator: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ scripts that its steps run, to what make runs for these, to the files and module
 
 import ast
 import re
+import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -211,6 +212,24 @@ def test_every_pattern_names_something() -> None:
             path = line.partition(" ")[0].removeprefix("/")
             assert any(f == path or f.startswith(path) for f in TRACKED), line
     assert owner("a-new-file", (GITHUB / "CODEOWNERS").read_text()) == ON_CALL
+
+
+def test_a_file_beside_a_script_takes_no_modules_place(tmp_path: Path) -> None:
+    """Of load/, the on-call team owns the script alone."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    shutil.copytree(ROOT / "load", tmp_path / "load", ignore=shutil.ignore_patterns("results"))
+    for name in ("argparse", "json", "secrets"):
+        (tmp_path / "load" / f"{name}.py").write_text("print('PLANTED')\n")
+    ran = subprocess.run(
+        ["make", "load", "URL=nowhere", "KEY=x"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode != 0
+    assert "nowhere" in ran.stderr
+    assert "PLANTED" not in ran.stdout
 
 
 # What is installed

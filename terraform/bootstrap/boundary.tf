@@ -44,7 +44,12 @@ locals {
     for login in ["app", "migrator"] : "arn:${local.partition}:rds-db:${local.here}:dbuser:*/payments_${login}_${p.name}"
   ] }
 
-  use_of_keys = ["kms:CreateGrant", "kms:Decrypt", "kms:GenerateDataKey*"]
+  use_of_keys = ["kms:CreateGrant", "kms:Decrypt", "kms:GenerateDataKey*", "kms:RetireGrant"]
+
+  copies_stay = [
+    "backup:DeleteBackupVaultLockConfiguration", "backup:DeleteRecoveryPoint", "backup:UpdateRecoveryPointLifecycle",
+    "rds:DeleteDBInstanceAutomatedBackup", "rds:ModifyDBSnapshotAttribute",
+  ]
 
   of_its_own = {
     platform = [for service in ["acm", "ec2", "eks", "logs", "wafv2"] : "${service}:*"]
@@ -124,11 +129,9 @@ data "aws_iam_policy_document" "boundary" {
   statement {
     sid = "OfWhatIsShared"
     actions = [
-      "ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "budgets:Describe*", "budgets:List*", "budgets:View*", "cloudtrail:Describe*", "cloudtrail:Get*",
-      "cloudtrail:List*", "ecr:Describe*", "ecr:Get*", "ecr:List*", "events:Describe*", "events:List*", "iam:Get*", "iam:List*", "kms:Describe*", "kms:Get*",
-      "kms:List*", "route53:Get*", "route53:List*", "s3:GetAccelerateConfiguration", "s3:GetBucket*", "s3:GetEncryptionConfiguration",
-      "s3:GetLifecycleConfiguration", "s3:GetReplicationConfiguration", "ssm:GetParameter",
-      # A health check has neither a name nor a tag that IAM compares: making one harms nobody, and what is there stays.
+      "ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:Describe*", "ecr:Get*", "ecr:List*", "iam:Get*", "iam:List*", "kms:Describe*", "kms:Get*",
+      "kms:List*", "route53:Get*", "route53:List*", "ssm:GetParameter",
+      # A health check has neither a name nor a tag that IAM compares: making one does no harm, and what is there stays.
       "route53:ChangeTagsForResource", "route53:CreateHealthCheck",
     ]
     resources = ["*"]
@@ -186,28 +189,33 @@ data "aws_iam_policy_document" "boundary" {
     }
   }
 
-  # An ordinary change does not name this; taking the password from RDS has to.
-  statement {
-    sid       = "ThePasswordIsOfRds"
-    effect    = "Deny"
-    actions   = ["rds:CreateDBInstance", "rds:ModifyDBInstance"]
-    resources = ["*"]
+  # A database can be changed; what it is restored from, and who knows its password, cannot.
+  dynamic "statement" {
+    for_each = each.value.root == "environment" ? [local.copies_stay] : []
 
-    condition {
-      test     = "Bool"
-      variable = "rds:ManageMasterUserPassword"
-      values   = ["false"]
+    content {
+      sid       = "CopiesStay"
+      effect    = "Deny"
+      actions   = statement.value
+      resources = ["*"]
     }
   }
 
-  statement {
-    sid    = "CopiesStay"
-    effect = "Deny"
-    actions = [
-      "backup:DeleteBackupVaultLockConfiguration", "backup:DeleteRecoveryPoint", "backup:UpdateRecoveryPointLifecycle",
-      "rds:DeleteDBInstanceAutomatedBackup", "rds:ModifyDBSnapshotAttribute",
-    ]
-    resources = ["*"]
+  dynamic "statement" {
+    for_each = each.value.root == "environment" ? ["false"] : []
+
+    content {
+      sid       = "ThePasswordIsOfRds"
+      effect    = "Deny"
+      actions   = ["rds:CreateDBInstance", "rds:ModifyDBInstance"]
+      resources = ["*"]
+
+      condition {
+        test     = "Bool"
+        variable = "rds:ManageMasterUserPassword" # which an ordinary change does not name
+        values   = [statement.value]
+      }
+    }
   }
 }
 

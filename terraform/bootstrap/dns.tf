@@ -6,9 +6,11 @@
 locals {
   hosts = merge([for platform, p in var.platforms : { for environment, host in p.hosts : environment => { platform = platform, host = host } }]...)
 
-  parents = { for environment, h in local.hosts : environment => one([
-    for other, o in local.hosts : other if endswith(h.host, ".${o.host}")
-  ]) }
+  # The longest of them, where there are several.
+  above = { for environment, h in local.hosts : environment => {
+    for other, o in local.hosts : format("%03d", length(o.host)) => other if endswith(h.host, ".${o.host}")
+  } }
+  parents = { for environment, found in local.above : environment => try(found[reverse(sort(keys(found)))[0]], null) }
 }
 
 resource "aws_route53_zone" "this" {

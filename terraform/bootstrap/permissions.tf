@@ -10,19 +10,15 @@ locals {
   read = [
     "acm:Describe*", "acm:GetCertificate", "acm:List*",
     "backup:Describe*", "backup:Get*", "backup:List*",
-    "budgets:Describe*", "budgets:ListTagsForResource", "budgets:ViewBudget",
-    "cloudtrail:Describe*", "cloudtrail:Get*", "cloudtrail:List*",
     "cloudwatch:Describe*", "cloudwatch:ListTagsForResource",
     "ec2:Describe*",
     "ecr:Describe*", "ecr:GetLifecyclePolicy", "ecr:GetRepositoryPolicy", "ecr:ListTagsForResource",
     "eks:Describe*", "eks:List*",
-    "events:Describe*", "events:List*",
     "iam:Get*", "iam:List*",
     "kms:Describe*", "kms:GetKeyPolicy", "kms:GetKeyRotationStatus", "kms:List*",
     "logs:Describe*", "logs:ListTagsForResource",
     "rds:Describe*", "rds:ListTagsForResource",
     "route53:Get*", "route53:List*",
-    "s3:GetAccelerateConfiguration", "s3:GetBucket*", "s3:GetEncryptionConfiguration", "s3:GetLifecycleConfiguration", "s3:GetReplicationConfiguration",
     "secretsmanager:DescribeSecret",
     "sns:Get*", "sns:List*",
     "wafv2:Get*", "wafv2:List*",
@@ -85,7 +81,7 @@ locals {
         resources = [for kind in local.network : "${local.ec2}:${kind}/*"]
         only      = concat(local.new.platform, local.with_creation)
       }
-      # The group that comes with the VPC. EKS makes one without our tags too, which is nobody's to take.
+      # The group that comes with the VPC. That of EKS has none of our tags either, and stays out of reach.
       DefaultGroup = {
         actions   = ["ec2:CreateTags"]
         resources = ["${local.ec2}:security-group/*"]
@@ -125,7 +121,7 @@ locals {
         ]
       }
       Key = {
-        actions   = ["kms:CreateGrant", "kms:Decrypt", "kms:GenerateDataKey*"]
+        actions   = local.use_of_keys
         resources = ["{keys}"]
         only      = local.by_services
       }
@@ -218,7 +214,7 @@ locals {
         only      = concat(local.new.environment, local.untagged)
       }
       Key = {
-        actions   = ["kms:CreateGrant", "kms:Decrypt", "kms:GenerateDataKey*"]
+        actions   = local.use_of_keys
         resources = ["{keys}"]
         only      = local.by_services
       }

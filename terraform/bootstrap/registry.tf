@@ -7,8 +7,8 @@ locals {
     rules = [
       {
         # First, because an image that an earlier rule is about is no later rule's: what production
-        # runs stays, whatever is pushed after it. By age and not by number, which whoever may push
-        # could fill up.
+        # runs stays, whatever is pushed after it. By age and not by number, which a
+        # role that pushes could fill up.
         rulePriority = 1
         description  = "Releases of ten years ago"
         selection    = { tagStatus = "tagged", tagPrefixList = ["v"], countType = "sinceImagePushed", countUnit = "days", countNumber = 3650 }

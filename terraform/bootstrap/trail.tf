@@ -1,22 +1,24 @@
-# Who did what in the account, and who hears of an attempt at what nobody may do: take away keys, copies,
-# boundaries or this record. A call that is denied is recorded like any other, and EventBridge passes on
-# what is recorded.
+# The record of every call in the account, and e-mail about attempts to take away keys, copies, boundaries,
+# this record or its e-mail. A call that is denied is recorded like any other, and EventBridge passes on
+# what is recorded. The pipeline's own calls of some of these names are reported too.
 
 locals {
   trail_arn = "arn:${local.partition}:cloudtrail:${var.region}:${local.account}:trail/payments"
 
   recorded = toset([var.region, var.copy_region, "us-east-1"]) # calls to IAM, which has no region, are us-east-1's
 
-  attempts = {
-    "aws.backup"     = ["DeleteBackupVaultLockConfiguration", "DeleteRecoveryPoint", "UpdateRecoveryPointLifecycle"]
-    "aws.cloudtrail" = ["DeleteTrail", "PutEventSelectors", "StopLogging", "UpdateTrail"]
-    "aws.iam"        = ["CreatePolicyVersion", "DeleteRolePermissionsBoundary", "PutRolePermissionsBoundary", "SetDefaultPolicyVersion"]
-    "aws.kms"        = ["DisableKey", "PutKeyPolicy", "ScheduleKeyDeletion"]
-  }
+  attempts = concat(local.copies_stay, [
+    "cloudtrail:DeleteTrail", "cloudtrail:PutEventSelectors", "cloudtrail:StopLogging", "cloudtrail:UpdateTrail",
+    "events:DeleteRule", "events:DisableRule", "events:RemoveTargets",
+    "iam:CreatePolicyVersion", "iam:DeletePolicy", "iam:DeleteRolePermissionsBoundary", "iam:PutRolePermissionsBoundary", "iam:SetDefaultPolicyVersion",
+    "kms:DisableKey", "kms:PutKeyPolicy", "kms:ScheduleKeyDeletion",
+    "s3:DeleteBucket", "s3:DeleteBucketPolicy", "s3:PutBucketLifecycle", "s3:PutBucketPolicy",
+    "sns:DeleteTopic", "sns:Unsubscribe",
+  ])
 }
 
 resource "aws_cloudtrail" "this" {
-  # checkov:skip=CKV_AWS_252: what anybody is to hear of is passed on below
+  # checkov:skip=CKV_AWS_252: what is to be heard of is passed on below
   # checkov:skip=CKV2_AWS_10: the same; a log group would cost by the gigabyte
   name                       = "payments"
   s3_bucket_name             = aws_s3_bucket.trail.id
@@ -31,7 +33,7 @@ resource "aws_s3_bucket" "trail" {
   # checkov:skip=CKV_AWS_18: who reads the record is in the record
   # checkov:skip=CKV_AWS_21: nothing is written twice, and CloudTrail's digests tell what was changed
   # checkov:skip=CKV_AWS_144: it is of every region already
-  # checkov:skip=CKV2_AWS_62: what anybody is to hear of is passed on below
+  # checkov:skip=CKV2_AWS_62: what is to be heard of is passed on below
   bucket = "${var.state_bucket}-trail"
 }
 
@@ -143,9 +145,9 @@ resource "aws_cloudwatch_event_rule" "attempts" {
   name        = "payments-attempts"
   description = "Calls that take away what is to stay; denied ones too"
   event_pattern = jsonencode({
-    source      = keys(local.attempts)
+    source      = distinct([for call in local.attempts : "aws.${split(":", call)[0]}"])
     detail-type = ["AWS API Call via CloudTrail"]
-    detail      = { eventName = flatten(values(local.attempts)) }
+    detail      = { eventName = [for call in local.attempts : split(":", call)[1]] }
   })
 }
 

@@ -60,11 +60,11 @@ variable "platforms" {
 }
 
 variable "subscribers" {
-  description = "E-mail addresses that hear of a passed budget, and of attempts at what nobody may do (trail.tf)."
+  description = "E-mail addresses that hear of a passed budget, and of attempts to take away what is to stay (trail.tf)."
   type        = set(string)
 
   validation {
     condition     = length(var.subscribers) > 0 && alltrue([for a in var.subscribers : can(regex("^[^@ ]+@[^@ ]+$", a))])
-    error_message = "subscribers needs at least one e-mail address: an alarm that tells nobody is none."
+    error_message = "subscribers needs at least one e-mail address: an alarm needs a reader."
   }
 }

@@ -135,7 +135,7 @@ def lines(plan: dict[str, Any], level: str) -> list[Line]:
         Line(
             resource["address"],
             *item,
-            (resource["values"].get("tags_all") or {}).get("platform", ""),
+            _platform(resource["values"]),
         )
         for resource in resources
         if resource["mode"] == "managed"

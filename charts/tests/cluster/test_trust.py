@@ -29,7 +29,7 @@ from tests.cluster.conftest import (
 )
 from tests.conftest import Manifest, cluster, one, outputs, payments
 
-GROUP = f"{NAMESPACE}-deployers"  # terraform/environment/identities.tf gives it to dev's pipeline
+GROUP = f"{NAMESPACE}-deployers"  # terraform/platform/cluster.tf gives it to dev's pipeline
 AS_PIPELINE = ("--as=pipeline", f"--as-group={GROUP}", "--as-group=system:authenticated")
 
 OWN_HOST = outputs("environment-dev")["ingress"]["host"]

@@ -25,7 +25,7 @@ run "somebody_hears_of_attempts" {
   }
 
   assert {
-    condition     = alltrue([for rule in aws_cloudwatch_event_rule.attempts : length(setsubtract(["ScheduleKeyDeletion", "DeleteRecoveryPoint", "DeleteRolePermissionsBoundary", "StopLogging"], jsondecode(rule.event_pattern).detail.eventName)) == 0])
+    condition     = alltrue([for rule in aws_cloudwatch_event_rule.attempts : length(setsubtract(["ScheduleKeyDeletion", "DeleteRecoveryPoint", "DeleteRolePermissionsBoundary", "StopLogging", "DeleteRule", "DeleteBucketPolicy", "Unsubscribe"], jsondecode(rule.event_pattern).detail.eventName)) == 0])
     error_message = "Keys, copies, boundaries and the record itself are watched."
   }
 

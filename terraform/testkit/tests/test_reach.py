@@ -177,12 +177,9 @@ BEHIND: dict[str, set[str]] = {
         "NothingOfAnotherPlatform",
     },
     "boundary-platform-nonprod": {
-        "CopiesStay",
         "NothingOfAnotherCluster",
         "NothingOfAnotherCluster: StringNotEquals",
         "NothingOfAnotherEnvironment: StringNotEquals",
-        "ThePasswordIsOfRds",
-        "ThePasswordIsOfRds: Bool",
     },
     "workload-platform-nonprod": {
         "NothingOfAnotherCluster: StringNotEquals",
