@@ -456,7 +456,8 @@ lock-check: lock ## Fails when `make lock` changes what a lock file names
 
 .PHONY: scan-released
 scan-released: ## Scans the image of the last release in the registry (REGISTRY=)
-	@version=$$(git describe --tags --abbrev=0 --match 'v[0-9]*' 2>/dev/null) || { echo "There is no release yet"; exit 0; }; \
+	@version=$$(git describe --tags --abbrev=0 --match 'v[0-9]*' --exclude '*/*' 2>/dev/null) || { echo "There is no release yet"; exit 0; }; \
+	  case $$version in *[!v0-9.]*) echo "$$version is no release: its name has more than v, digits and dots" >&2; exit 1 ;; esac; \
 	  $(MAKE) scan IMAGE="$${REGISTRY:?is not set}/payments:$$version"
 
 PLACE ?=

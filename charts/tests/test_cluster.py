@@ -163,9 +163,11 @@ def test_an_environment_without_a_host_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", CLUSTERS)
-def test_no_pod_of_an_environment_evicts_another_namespaces(name: str) -> None:
-    quotas = [m for m in cluster(name) if m["kind"] == "ResourceQuota"]
-    assert [quota["metadata"]["namespace"] for quota in quotas] == environments(name)
+def test_no_pod_of_an_environment_evicts_or_keeps_away_another_namespaces(name: str) -> None:
+    quotas = [m["metadata"] for m in cluster(name) if m["kind"] == "ResourceQuota"]
+    for quota in ("no-system-priority", "no-affinity-to-others"):
+        found = [m["namespace"] for m in quotas if m["name"] == quota]
+        assert found == environments(name)
 
 
 def test_a_cluster_that_is_not_eks_gets_the_environments_alone() -> None:

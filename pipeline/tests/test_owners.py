@@ -36,10 +36,18 @@ def owner(file: str, codeowners: str) -> str:
         pattern, _, owners = line.partition(" ")
         if not pattern or pattern == "#":
             continue
-        # Other forms of patterns are not read here, so that none may be used.
-        assert pattern == "*" or re.fullmatch(r"(/[\w.-]+)+/?", pattern), pattern
-        path = pattern.removeprefix("/")
-        if pattern == "*" or file == path or (path.endswith("/") and file.startswith(path)):
+        # Other forms are not read here, so that none may be used: everything, names with an
+        # ending, and a path, which ends in `/` for a folder or in `*` for files that begin so.
+        assert re.fullmatch(r"\*(\.\w+)?|(/[\w.-]+)+[/*]?", pattern), pattern
+        if pattern.startswith("*"):
+            matches = file.endswith(pattern[1:])
+        elif pattern.endswith("*"):
+            begin = pattern[1:-1]
+            matches = file.startswith(begin) and "/" not in file.removeprefix(begin)
+        else:
+            path = pattern[1:]
+            matches = file == path or (path.endswith("/") and file.startswith(path))
+        if matches:
             found = owners
     return found
 
@@ -54,10 +62,14 @@ def owner(file: str, codeowners: str) -> str:
         ("b/c.py", "@b"),
         ("bc", "@all"),
         ("b/d/e", ""),
+        ("b/fg.py", "@f"),
+        ("b/f/__init__.py", "@b"),
+        ("c/f.py", "@all"),
+        ("b/d/x.so", "@so"),
     ],
 )
 def test_the_last_pattern_that_matches_decides(file: str, expected: str) -> None:
-    text = "# A comment\n\n* @all\n/b/ @b\n/b/c @c\n/b/d/"
+    text = "# A comment\n\n* @all\n/b/ @b\n/b/c @c\n/b/d/\n/b/f* @f\n*.so @so"
     assert owner(file, text) == expected
 
 
@@ -209,9 +221,22 @@ def test_it_belongs_to_the_on_call_team() -> None:
 def test_every_pattern_names_something() -> None:
     for line in (GITHUB / "CODEOWNERS").read_text().splitlines():
         if line.startswith("/"):
-            path = line.partition(" ")[0].removeprefix("/")
+            path = line.partition(" ")[0].strip("/*")
             assert any(f == path or f.startswith(path) for f in TRACKED), line
     assert owner("a-new-file", (GITHUB / "CODEOWNERS").read_text()) == ON_CALL
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "api/payments/smoke/__init__.py",
+        "api/payments/smoke.abi3.so",
+        "api/payments/__pycache__/smoke.cpython-314.pyc",
+        "api/payments/__init__.so",
+    ],
+)
+def test_what_would_run_in_a_modules_place_is_owned_like_it(file: str) -> None:
+    assert owner(file, (GITHUB / "CODEOWNERS").read_text()) == ON_CALL
 
 
 def test_a_file_beside_a_script_takes_no_modules_place(tmp_path: Path) -> None:

@@ -218,7 +218,7 @@ def rulesets() -> dict[str, Any]:
 
 def test_only_the_release_creates_a_tag_of_a_version() -> None:
     rules = rulesets()["releases"]
-    assert rules["conditions"]["ref_name"] == {"include": ["refs/tags/v*"], "exclude": []}
+    assert rules["conditions"]["ref_name"] == {"include": ["~ALL"], "exclude": []}
     assert {rule["type"] for rule in rules["rules"]} == {"creation", "update", "deletion"}
     [actor] = rules["bypass_actors"]
     assert actor["actor_type"] == "Integration"

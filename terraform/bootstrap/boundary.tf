@@ -202,18 +202,19 @@ data "aws_iam_policy_document" "boundary" {
   }
 
   dynamic "statement" {
-    for_each = each.value.root == "environment" ? ["false"] : []
+    # A creation says that RDS manages it; an ordinary change says nothing.
+    for_each = each.value.root == "environment" ? { Create = "BoolIfExists", Modify = "Bool" } : {}
 
     content {
-      sid       = "ThePasswordIsOfRds"
+      sid       = "ThePasswordIsOfRds${statement.key}"
       effect    = "Deny"
-      actions   = ["rds:CreateDBInstance", "rds:ModifyDBInstance"]
+      actions   = ["rds:${statement.key}DBInstance"]
       resources = ["*"]
 
       condition {
-        test     = "Bool"
-        variable = "rds:ManageMasterUserPassword" # which an ordinary change does not name
-        values   = [statement.value]
+        test     = statement.value
+        variable = "rds:ManageMasterUserPassword"
+        values   = ["false"]
       }
     }
   }

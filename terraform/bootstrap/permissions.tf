@@ -187,8 +187,13 @@ locals {
         only      = concat(local.new.environment, local.untagged)
       }
       Alarms = {
-        actions   = ["cloudwatch:*Alarm", "cloudwatch:*Alarms", "cloudwatch:TagResource", "cloudwatch:UntagResource", "sns:*Topic", "sns:SetTopicAttributes", "sns:Subscribe", "sns:TagResource", "sns:Unsubscribe", "sns:UntagResource"]
+        actions   = ["cloudwatch:DeleteAlarms", "cloudwatch:TagResource", "cloudwatch:UntagResource", "sns:*Topic", "sns:SetTopicAttributes", "sns:Subscribe", "sns:TagResource", "sns:Unsubscribe", "sns:UntagResource"]
         resources = ["arn:${local.partition}:cloudwatch:*:${local.account}:alarm:payments-{name}-*", "arn:${local.partition}:sns:*:${local.account}:payments-{name}-*"]
+      }
+      AlarmsToItsOwnTopics = {
+        actions   = ["cloudwatch:PutMetricAlarm"]
+        resources = ["arn:${local.partition}:cloudwatch:*:${local.account}:alarm:payments-{name}-*"]
+        only      = [{ test = "ForAllValues:ArnLike", variable = "cloudwatch:AlarmActions", values = ["arn:${local.partition}:sns:*:${local.account}:payments-{name}-*"] }]
       }
       Chart = {
         actions   = ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
@@ -200,8 +205,13 @@ locals {
         resources = ["arn:${local.partition}:route53:::healthcheck/*"]
       }
       Backup = {
-        actions   = ["backup:CreateBackupVault", "backup:DeleteBackupVault", "backup:PutBackupVaultLockConfiguration", "backup:TagResource", "backup:UntagResource"]
+        actions   = ["backup:CreateBackupVault", "backup:DeleteBackupVault", "backup:TagResource", "backup:UntagResource"]
         resources = ["arn:${local.partition}:backup:*:${local.account}:backup-vault:payments-{name}"]
+      }
+      BackupLock = {
+        actions   = ["backup:PutBackupVaultLockConfiguration"]
+        resources = ["arn:${local.partition}:backup:*:${local.account}:backup-vault:payments-{name}"]
+        only      = [{ test = "NumericGreaterThanEquals", variable = "backup:MinRetentionDays", values = ["35"] }] # what settings may ask for at least
       }
       BackupPlan = {
         actions   = ["backup:*BackupPlan", "backup:*BackupSelection", "backup:TagResource", "backup:UntagResource"]

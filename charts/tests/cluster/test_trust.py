@@ -381,6 +381,21 @@ def test_no_pod_has_the_priority_to_evict_anothers() -> None:
     assert create(pod("usual", *IDLE)) == ""
 
 
+def away_from(**whom: Any) -> dict[str, Any]:
+    """Returns what keeps a pod from others in the same zone."""
+    term = {"topologyKey": "topology.kubernetes.io/zone", "labelSelector": {}, **whom}
+    return {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
+
+
+@pytest.mark.parametrize("whom", [{"namespaces": [SIBLING]}, {"namespaceSelector": {}}])
+def test_no_pod_keeps_anothers_from_being_scheduled(whom: dict[str, Any]) -> None:
+    def it_is_refused() -> bool:
+        return "no-affinity-to-others" in create(pod("apart", *IDLE, affinity=away_from(**whom)))
+
+    wait_until(it_is_refused)  # a moment after the quota was made
+    assert create(pod("apart", *IDLE, affinity=away_from())) == ""
+
+
 def test_a_rule_reads_and_writes_the_series_of_its_own_namespace_alone(
     prometheus: Prometheus, figures: Figures
 ) -> None:
