@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import asyncpg
 from prometheus_client import CollectorRegistry, Counter, Gauge, make_asgi_app
 
-from payments import iam
+from payments import iam, queries
 from payments.config import Settings
 
 _logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ EXAMPLES = 5
 
 STATEMENT_SECONDS = 10
 
-SESSION = {
+SESSION = queries.SESSION | {
     "application_name": "payments-audit",
     "timezone": "UTC",
     "default_transaction_read_only": "on",
@@ -196,9 +196,10 @@ class Breach(NamedTuple):
 
 
 async def once(connection: asyncpg.Connection) -> tuple[int, list[Breach]]:
-    """Looks at every row, a slice at a time; returns how many there are, and every invariant."""
-    for name, value in SESSION.items():
-        await connection.execute("SELECT set_config($1, $2, false)", name, value)
+    """Looks at every row, a slice at a time; returns how many there are, and every invariant.
+
+    The connection was opened with `SESSION`.
+    """
     rows = 0
     swept: int | None = 0
     counts = dict.fromkeys(OF_ROWS, 0)

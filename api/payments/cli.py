@@ -221,7 +221,7 @@ def audit_command(serve: bool, period_seconds: float) -> None:
 
     if serve:
         _serve_audit(period_seconds)
-    rows, breaches = _on_database(audit.once)
+    rows, breaches = _on_database(audit.once, audit.SESSION)
     form = "{:<24}  {:>10}  {}"
     click.echo(form.format("INVARIANT", "BROKEN BY", "EXAMPLES"))
     for invariant, broken, examples in breaches:
@@ -467,10 +467,14 @@ def _database() -> tuple[str, iam.Tokens | None]:
         raise click.ClickException(str(error)) from None
 
 
-def _on_database(work: Callable[[asyncpg.Connection], Awaitable[Result]]) -> Result:
+def _on_database(
+    work: Callable[[asyncpg.Connection], Awaitable[Result]], session: dict[str, str] | None = None
+) -> Result:
     async def connect_and_work() -> Result:
         url, password = _database()
-        connection = await asyncpg.connect(url, password=password, timeout=10)
+        connection = await asyncpg.connect(
+            url, password=password, timeout=10, server_settings=session
+        )
         try:
             if await connection.fetchval("SELECT pg_has_role('payments_owner', 'SET')"):
                 await connection.execute("SET ROLE payments_owner")

@@ -63,7 +63,7 @@ def session(settings: Settings) -> dict[str, str]:
     It is sent as the connection is opened, so that no `ALTER ROLE` or `ALTER DATABASE` overrides
     it: every role may change its own defaults.
     """
-    return {
+    return queries.SESSION | {
         # A payment is on disk before it is acknowledged.
         "synchronous_commit": "on",
         # No query is long enough to gain from compilation, and a plan's estimated cost can say so.

@@ -234,6 +234,16 @@ WHERE id IN (
 )
 """
 
+# Sent as each connection is opened: the service's role may change its own defaults, and these would
+# hide the tables or end every session. `default_transaction_read_only` is not among them: the
+# service must notice a database that becomes read-only.
+SESSION = {
+    "search_path": "public",
+    "row_security": "on",
+    "transaction_timeout": "0",
+    "idle_session_timeout": "0",
+}
+
 # What metrics call them.
 NAMES = {
     CREATE: "create",

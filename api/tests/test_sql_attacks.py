@@ -8,8 +8,9 @@ import asyncio
 import asyncpg
 import pytest
 
-from payments import audit, auth, importer, locks, migrate
-from tests.conftest import Database
+from payments import audit, auth, db, importer, locks, migrate
+from tests.conftest import Database, settings_for
+from tests.test_cli import invoke_on
 
 # Payments 1 to 3: inserted, consumed, deleted, an hour ago.
 PAYMENTS = """
@@ -335,6 +336,40 @@ async def test_what_the_service_writes_is_allowed_a_minute_after_a_key_ends(
             delete(),
         ):
             await connection.execute(sql)
+
+
+# What each of them costs: the tables are not found, or not read; every statement or session ends.
+DEFAULTS = {
+    "search_path": ("pg_catalog", "public"),
+    "row_security": ("off", "on"),
+    "transaction_timeout": ("1", "0"),
+    "idle_session_timeout": ("1", "0"),
+}
+
+
+@pytest.mark.direct  # a pooler sets its connections itself: test_pooler.py
+@pytest.mark.in_process  # looks at its connections
+@pytest.mark.parametrize("name", DEFAULTS)
+async def test_its_own_defaults_stop_neither_service_nor_audit(
+    attacked: Database, app: str, name: str
+) -> None:
+    wrong, right = DEFAULTS[name]
+    async with attacked.connect(app) as attacker:
+        await attacker.execute(f"ALTER ROLE {app} IN DATABASE {attacked.name} SET {name} = {wrong}")
+    pool = db.Database(settings_for(attacked, database_url=attacked.url(app)))
+    await pool.open()
+    try:
+        async with pool.connection() as connection:
+            assert await connection.fetchval(f"SHOW {name}") == right
+    finally:
+        await pool.close()
+    auditor = await asyncpg.connect(attacked.url(app), server_settings=audit.SESSION)
+    try:
+        assert await auditor.fetchval(f"SHOW {name}") == right
+    finally:
+        await auditor.close()
+    result = await invoke_on(attacked, "audit", user=app)
+    assert f"{app}: {name}={wrong}" in result.output, result.error
 
 
 async def test_clients_of_earlier_events_may_be_gone(attacked: Database, app: str) -> None:
