@@ -5,6 +5,10 @@
 -- only to refuse. The client is checked by row-level security, which looks the live clients up once
 -- for a statement; a trigger that does so costs twice as much. Neither binds the owner: it could
 -- drop them.
+--
+-- now() is when the transaction began, which could be kept open for days. A minute is the longest
+-- statement that the service can be set to (PAYMENTS_STATEMENT_TIMEOUT_SECONDS); each is a
+-- transaction of its own.
 
 CREATE OR REPLACE FUNCTION public.refuse_event() RETURNS trigger
 LANGUAGE plpgsql
@@ -22,11 +26,15 @@ CREATE OR REPLACE TRIGGER payments_creation_event
 BEFORE INSERT ON public.payments
 FOR EACH ROW
 WHEN (
-  (NEW.consumed_at <> now() OR NEW.consumed_by <> NEW.created_by)
+  (
+    NEW.consumed_at <> now() OR NEW.consumed_by <> NEW.created_by
+    OR clock_timestamp() > now() + interval '1 minute'
+  )
   AND NOT pg_has_role('payments_owner', 'SET')
 )
 EXECUTE FUNCTION public.refuse_event(
-  'one that is created as consumed is consumed now, by the client that creates it'
+  'created within a minute of the transaction''s begin; one that is created as consumed is consumed'
+  ' now, by the client that creates it'
 );
 
 -- A server whose clock is behind, after a failover, makes an event no earlier than the creation.
@@ -40,11 +48,13 @@ WHEN (
     OR (OLD.consumed_at IS NULL AND NEW.consumed_at <> greatest(now(), OLD.created_at))
     OR NEW.deleted_at <> greatest(now(), OLD.created_at)
     OR (OLD.consumed_at IS NULL AND NEW.consumed_at = NEW.deleted_at)
+    OR clock_timestamp() > now() + interval '1 minute'
   )
   AND NOT pg_has_role('payments_owner', 'SET')
 )
 EXECUTE FUNCTION public.refuse_event(
-  'one event at a time, when it is written, and none of a deleted payment'
+  'one event at a time, when it is written, within a minute of the transaction''s begin, and none of'
+  ' a deleted payment'
 );
 
 DROP POLICY IF EXISTS payments_read ON public.payments;
@@ -79,7 +89,8 @@ WITH CHECK (
 
 ALTER TABLE public.payments ENABLE ROW LEVEL SECURITY;
 
--- This binds the owner too. The next migration validates it without blocking a writer.
+-- These bind the owner too. The next migration validates them without blocking a writer. The service
+-- and the audit find no payment whose id is below 1.
 DO $$
 BEGIN
   IF NOT EXISTS (
@@ -88,6 +99,12 @@ BEGIN
   ) THEN
     ALTER TABLE public.payments ADD CONSTRAINT payments_event_order
       CHECK (consumed_at >= created_at AND deleted_at >= created_at) NOT VALID;
+  END IF;
+  IF NOT EXISTS (
+    SELECT FROM pg_constraint
+    WHERE conrelid = 'public.payments'::regclass AND conname = 'payments_id_range'
+  ) THEN
+    ALTER TABLE public.payments ADD CONSTRAINT payments_id_range CHECK (id > 0) NOT VALID;
   END IF;
 END
 $$;

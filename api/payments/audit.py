@@ -46,6 +46,7 @@ GUARDS = (
     "payments_created_by",
     "payments_changed_by",
     "payments_event_order",
+    "payments_id_range",
 )
 
 # How old an event is before it is counted, if no open transaction makes it wait longer (STATE): a

@@ -439,6 +439,7 @@ async def test_evidence_is_written_once(database: Database, change: str, user: s
 @pytest.mark.parametrize(
     "row",
     [
+        {"id": "0"},
         {"payment": "100000"},
         {"payment": "-0.01"},
         {"payment": "NaN"},

@@ -4,11 +4,13 @@
 # ruff: noqa: S608
 
 import asyncio
+from datetime import timedelta
+from typing import get_type_hints
 
 import asyncpg
 import pytest
 
-from payments import audit, auth, db, importer, locks, migrate
+from payments import audit, auth, config, db, importer, locks, migrate
 from tests.conftest import Database, settings_for
 from tests.test_cli import invoke_on
 
@@ -62,6 +64,8 @@ WRITES = {
     "payments.id": [
         "UPDATE payments SET id = 9",
         "INSERT INTO payments (id, created_by) VALUES (1, 'shop')",
+        "INSERT INTO payments (id, created_by) VALUES (0, 'shop')",
+        "INSERT INTO payments (id, created_by) VALUES (-7, 'shop')",
     ],
     "payments.status": [
         "UPDATE payments SET status = 'inserted' WHERE id = 2",
@@ -338,6 +342,43 @@ async def test_what_the_service_writes_is_allowed_a_minute_after_a_key_ends(
             await connection.execute(sql)
 
 
+def _longest_statement() -> timedelta:
+    """Returns the greatest `statement_timeout` that the service can be set to."""
+    field = get_type_hints(config.Settings, include_extras=True)["statement_timeout_seconds"]
+    [meta] = field.__metadata__
+    return timedelta(seconds=meta.le)
+
+
+@pytest.mark.parametrize(
+    ("trigger", "write"),
+    [
+        ("payments_creation_event", "INSERT INTO payments (created_by) VALUES ('shop')"),
+        ("payments_creation_event", CREATE_CONSUMED.format(at="now()", by="'shop'")),
+        ("payments_update_event", consume()),
+        ("payments_update_event", delete()),
+    ],
+)
+async def test_no_event_has_the_time_of_a_transaction_that_was_kept_open(
+    attacked: Database, app: str, trigger: str, write: str
+) -> None:
+    """The limit is the longest statement; moved below zero, each transaction is too old for it."""
+    [(definition,)] = await attacked.fetch(
+        "SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgname = $1", trigger
+    )
+    limit = f"(now() + '{_longest_statement()!s:0>8}'::interval)"
+    assert f"clock_timestamp() > {limit}" in definition
+    await attacked.fetch(
+        definition.replace("CREATE", "CREATE OR REPLACE", 1).replace(
+            limit, "(now() - interval '1 minute')"
+        )
+    )
+    async with attacked.connect(app) as connection:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError, match="transaction"):
+            await connection.execute(write)
+    async with attacked.connect() as administrator:
+        await administrator.execute(write)
+
+
 # What each of them costs: the tables are not found, or not read; every statement or session ends.
 DEFAULTS = {
     "search_path": ("pg_catalog", "public"),
@@ -456,8 +497,8 @@ async def test_it_holds_up_neither_migration_nor_key(
         await attacker.execute(f"SELECT pg_advisory_lock({migrate.ADVISORY_LOCK})")
         await attacker.execute("SELECT pg_advisory_lock(hashtextextended('api_keys:shop', 0))")
         await attacker.execute("SELECT FROM api_keys, schema_migrations")
-        await attacked.fetch("DELETE FROM schema_migrations WHERE name LIKE '%_event_order'")
-        assert await migrate.migrate(attacked.url(migrator)) == ["0005_event_order"]
+        await attacked.fetch("DELETE FROM schema_migrations WHERE name LIKE '%_validate'")
+        assert await migrate.migrate(attacked.url(migrator)) == ["0005_validate"]
         await operator.execute("SET ROLE payments_owner; SET lock_timeout = '1s'")
         assert await auth.create_key(operator, "shop", auth.SCOPES)
 
