@@ -10,6 +10,7 @@ from typing import get_type_hints
 import asyncpg
 import pytest
 
+from laptop.postgres import Cluster
 from payments import audit, auth, config, db, importer, locks, migrate
 from tests.conftest import Database, settings_for
 from tests.test_cli import invoke_on
@@ -218,7 +219,7 @@ STATEMENTS = [
 # What PostgreSQL allows every role, and what the service needs itself: docs/security.md has it.
 REMAINS = [
     "SELECT hash FROM api_keys",
-    "SELECT * FROM payments",
+    "SELECT * FROM payments",  # in an open transaction, it holds up a migration of the table
     "INSERT INTO payments (created_by) VALUES ('shop')",  # in the name of any client with a key
     "INSERT INTO payments (created_by) VALUES ('anonymous')",
     consume(by="'till'"),
@@ -229,6 +230,8 @@ REMAINS = [
     "SELECT pg_advisory_lock(1)",
     "SELECT lo_create(0)",
     "ALTER ROLE {app} IN DATABASE {database} SET work_mem = '1GB'",
+    # Where logins have passwords, the service is locked out.
+    "BEGIN; ALTER ROLE {app} PASSWORD 'x'; ROLLBACK",
     "LISTEN mine",
     "NOTIFY mine",
 ]
@@ -309,6 +312,13 @@ async def test_a_login_of_an_environment_is_not_the_role_that_it_has_the_privile
 async def test_what_remains(attacked: Database, app: str, sql: str) -> None:
     async with attacked.connect(app) as connection:
         await connection.execute(sql.format(app=app, database=attacked.name))
+
+
+@pytest.mark.parametrize("name", ["postgres", "template1"])
+async def test_what_remains_in_other_databases(cluster: Cluster, app: str, name: str) -> None:
+    """It may connect, so also stay connected; the audit does not look there."""
+    async with Database(cluster, name).connect(app) as connection:
+        await connection.execute("BEGIN; SELECT lo_create(0); ROLLBACK")
 
 
 async def test_it_may_end_the_sessions_of_its_own_role_alone(
@@ -485,7 +495,7 @@ async def test_a_lock_whose_holder_ends_meanwhile_is_taken(
         assert not await locks.take(third, 1)
 
 
-async def test_it_holds_up_neither_migration_nor_key(
+async def test_its_advisory_locks_and_reads_of_their_tables_hold_up_neither_migration_nor_key(
     attacked: Database, app: str, migrator: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(migrate, "OTHERS_SECONDS", 1)
