@@ -65,7 +65,8 @@ image: Image | None = None
 
 poolers: "Poolers | None" = None
 
-launched: list[Process] = []  # by the test that runs
+# By the loop that they were started in: a test's own, or that of a service which all tests share.
+launched: dict[asyncio.AbstractEventLoop, list[Process]] = {}
 
 
 @contextmanager
@@ -121,5 +122,5 @@ async def launch(
     process = await asyncio.create_subprocess_exec(
         *command, env=clean | dict(variables), stdout=stdout, stderr=stderr
     )
-    launched.append(process)
+    launched.setdefault(asyncio.get_running_loop(), []).append(process)
     return process

@@ -370,11 +370,10 @@ async def serve_process(
 async def _nothing_launched_outlives_its_test() -> AsyncIterator[None]:
     """A loop whose child still runs is never closed: a test that fails would hang."""
     yield
-    for process in command.launched:
+    for process in command.launched.pop(asyncio.get_running_loop(), []):
         if process.returncode is None:
             process.kill()
             await process.wait()
-    command.launched.clear()
 
 
 class Serve(Protocol):
