@@ -71,6 +71,7 @@ def routes(handlers: Handlers) -> list[Route]:
         Route("GET", one, auth.READ, handlers.read),
         Route("PATCH", one, auth.WRITE, handlers.update),
         Route("DELETE", one, auth.DELETE, handlers.delete),
+        Route("POST", "/v1/consumptions", auth.WRITE, handlers.consume_oldest),
         Route("POST", "/create", auth.WRITE, handlers.legacy_create, old=True),
         Route("PUT", "/update/{id}", auth.WRITE, handlers.legacy_update, old=True),
         Route("GET", "/list", auth.READ, handlers.legacy_list, old=True),

@@ -1,6 +1,6 @@
 """Every failure that a caller can meet: one class each, one JSON shape (RFC 9457)."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import asyncpg
 import msgspec
@@ -34,10 +34,19 @@ class Problem(Exception):
     status: ClassVar[int]
     type: ClassVar[str]
 
-    def __init__(self, detail: str, **headers: str) -> None:
-        """`detail` tells the caller what is wrong; `headers` are sent along (`_` for `-`)."""
+    def __init__(
+        self, detail: str, members: dict[str, Any] | None = None, **headers: str
+    ) -> None:
+        """Takes the sentence, and what else the caller may need.
+
+        Args:
+            detail: what is wrong, and what to do.
+            members: the problem's own members beside the standard ones (RFC 9457, section 3.2).
+            headers: header fields of the answer; `_` stands for `-`.
+        """
         super().__init__(detail)
         self.detail = detail
+        self.members = members or {}
         self.headers = {name.replace("_", "-").lower(): value for name, value in headers.items()}
 
     @property
@@ -53,6 +62,7 @@ class Problem(Exception):
             "status": self.status,
             "detail": self.detail,
         }
+        problem |= self.members
         if request_id is not None:
             problem["request_id"] = request_id
         return msgspec.json.encode(problem)
@@ -122,8 +132,15 @@ class StatusConflict(Problem):
     type = "/problems/status-conflict"
 
 
+class AlreadyConsumed(Problem):
+    """The payment is consumed already."""
+
+    status = 409
+    type = "/problems/already-consumed"
+
+
 class PreconditionFailed(Problem):
-    """The payment is not in the state that If-Match names."""
+    """The payment is not in the state that the request's condition names."""
 
     status = 412
     type = "/problems/precondition-failed"
@@ -154,7 +171,7 @@ class InvalidRequest(Problem):
 
 
 class IdempotencyKeyReused(Problem):
-    """The Idempotency-Key was used for another payment."""
+    """The Idempotency-Key was used for another request."""
 
     status = 422
     type = "/problems/idempotency-key-reused"

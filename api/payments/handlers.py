@@ -1,21 +1,15 @@
 """What each route means: from a checked request to a query and an answer."""
 
 import asyncio
-import base64
 import re
-import struct
-from collections.abc import AsyncGenerator, Sequence
-from datetime import UTC, datetime, timedelta
-from typing import Annotated
-from urllib.parse import parse_qsl, urlencode
+from collections.abc import Sequence
 
-import msgspec
-
-from payments import metrics, models, queries
+from payments import lists, metrics, models, parameters, queries
 from payments.batch import Batch
 from payments.config import Settings
 from payments.db import Database, Probe
 from payments.errors import (
+    AlreadyConsumed,
     IdempotencyKeyReused,
     InvalidRequest,
     NotReady,
@@ -24,31 +18,25 @@ from payments.errors import (
     StatusConflict,
     UnsupportedMediaType,
 )
+from payments.lists import IDEMPOTENCY_KEY_LENGTH
 from payments.messages import JSON, Request, Response
-from payments.models import LegacyNewPayment, NewPayment, Payment, Status, StatusChange
-from payments.queries import Consumption, Created, Creation, Page
+from payments.models import (
+    ConsumptionRequest,
+    LegacyNewPayment,
+    LegacyPayment,
+    NewPayment,
+    Payment,
+    Status,
+    StatusChange,
+)
+from payments.queries import Consumption, Created, Creation, Found, Page
+from payments.queue import Queue
 
 MEDIA_TYPE = JSON[1]
-LEGACY_PAGE_ROWS = 1000
-LEGACY_PAGE_BYTES = 256 * 1024  # what each reader of /list costs in memory, some times over
+NDJSON = (b"content-type", b"application/x-ndjson")
 LOCKED_PAUSE_SECONDS = 0.05  # many round trips to the database, and short for who waits
 
 _ENTITY_TAG = re.compile(r'[ \t]*(?:(W/)?("[^"]*")[ \t]*)?(?:,|$)')
-_IDEMPOTENCY_KEY = re.compile(r"[ -~]{1,255}")
-_LIMIT = re.compile(r"[0-9]{1,4}")
-_CURSOR = re.compile(r"[A-Za-z0-9_-]{22}")
-
-Time = Annotated[datetime, msgspec.Meta(tz=True)]
-
-
-class ListQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The query parameters of `GET /v1/payments`."""
-
-    status: Status | None = None
-    created_after: Time | None = None
-    created_before: Time | None = None
-    limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
-    cursor: Annotated[str, msgspec.Meta(pattern=rf"^{_CURSOR.pattern}\Z")] | None = None
 
 
 class Handlers:
@@ -73,6 +61,7 @@ class Handlers:
         self._consumptions = Batch(
             "consume", self._run_consumptions, size=size, queue_limit=queue_limit
         )
+        self._queue = Queue(database)
 
     async def _run_creations(self, creations: Sequence[Creation]) -> list[Created | Exception]:
         async with self._database.connection() as connection:
@@ -87,7 +76,7 @@ class Handlers:
         metrics.payments_consumed.inc(sum(new.status == "consumed" for new in made))
         return answers
 
-    async def _run_reads(self, ids: Sequence[int]) -> list[Payment | None]:
+    async def _run_reads(self, ids: Sequence[int]) -> list[Found | None]:
         async with self._database.connection() as connection:
             return await queries.read(connection, ids)
 
@@ -100,108 +89,107 @@ class Handlers:
     # Version 1
 
     async def create(self, request: Request, client: str) -> Response:
-        """Makes a payment, or gives the first answer of its Idempotency-Key again."""
-        key = request.header(b"idempotency-key")
-        if key is not None and not _IDEMPOTENCY_KEY.fullmatch(key):
-            raise InvalidRequest("Idempotency-Key must have 1 to 255 printable ASCII characters.")
+        """Creates a payment, or gives the first answer of its Idempotency-Key again."""
         new = models.decode(_json_body(request), NewPayment)
         value = models.value(new.payment)
         if value is None:
             raise InvalidRequest("`payment` must not be null.")
-        creation = Creation(client, key, "inserted", value, models.document(new.data))
-        created = await self._creations.submit(creation)
-        if not created.matches:
-            raise IdempotencyKeyReused("This Idempotency-Key made a payment with another body.")
-        response = _answer(created.payment, status=201)
+        document = models.document(new.data)
+        created = await self._create(request, client, "inserted", value, document)
+        response = _answer(created.payment, status=201, replayed=created.replayed)
         response.headers.append((b"location", b"/v1/payments/%d" % created.payment.id))
-        if created.replayed:
-            metrics.idempotent_replays.inc()
-            response.headers.append((b"idempotent-replayed", b"true"))
         return response
 
     async def read(self, request: Request, client: str, id: int) -> Response:
         """Answers with one payment, or with 304 if the caller has it as it is."""
         payment = await self._find(id)
+        _check_if_match(request, payment)
         known = request.header(b"if-none-match")
         if known is not None and _names(known, payment.etag, weak=True):
             return Response(304, [(b"etag", payment.etag.encode())])
         return _answer(payment)
 
     async def list(self, request: Request, client: str) -> Response:
-        """Answers with one page."""
-        query = _list_query(request.query_string)
-        page = Page(
-            status=query.status,
-            created_after=_utc("created_after", query.created_after),
-            created_before=_utc("created_before", query.created_before),
-            after=None if query.cursor is None else _position(query.cursor),
-            limit=query.limit,
-            limit_bytes=self._settings.page_limit_bytes,
+        """Answers with one page, or with a stream of everything."""
+        streamed = lists.wants_stream(request.header(b"accept"))
+        page = lists.parse(
+            request.query_string, self._settings.page_limit_bytes, streamed=streamed
         )
         async with self._database.connection() as connection:
-            payments, more = await queries.list_page(connection, page)
-        cursor = _cursor(payments[-1]) if more else None
-        response = Response(200, [JSON], models.encode_list(payments, cursor))
+            if isinstance(page, str):
+                payments, more = await queries.find_by_key(connection, client, page), False
+            else:
+                payments, more = await queries.list_page(connection, page)
+        if streamed:
+            return self._lines(request, page, payments, more)
+        cursor = lists.cursor(payments[-1]) if more else None
+        response = Response(200, [JSON, VARY], models.encode_list(payments, cursor))
         if cursor is not None:
-            parameters = dict(parse_qsl(request.query_string)) | {"cursor": cursor}
-            link = f'</v1/payments?{urlencode(parameters)}>; rel="next"'
+            link = lists.next_link(request.query_string, cursor)
             response.headers.append((b"link", link.encode()))
         return response
 
     async def update(self, request: Request, client: str, id: int) -> Response:
-        """Sets a payment's status."""
+        """Sets a payment's status: consumes it, once."""
+        key = _idempotency_key(request)
         change = models.decode(_json_body(request), StatusChange)
-        if_match = request.header(b"if-match")
-        return _answer(await self._set_status(client, id, change.status, if_match))
+        if change.status == "inserted":
+            return _answer(await self._leave_inserted(request, id))
+        payment, replayed = await self._consume(request, client, id, key)
+        return _answer(payment, replayed=replayed)
 
     async def delete(self, request: Request, client: str, id: int) -> Response:
         """Deletes a payment; its row stays as evidence."""
-        await self._delete(client, id, request.header(b"if-match"))
+        await self._delete(request, client, id)
         return Response(204, [])
+
+    async def consume_oldest(self, request: Request, client: str) -> Response:
+        """Consumes the oldest inserted payments and answers with them."""
+        key = _idempotency_key(request)
+        limit = models.decode(_json_body(request), ConsumptionRequest).limit
+        consumed = await self._queue.consume(client, key, limit, self._settings.page_limit_bytes)
+        if not consumed.matches:
+            raise IdempotencyKeyReused("This Idempotency-Key was used with another `limit`.")
+        if consumed.replayed:
+            metrics.idempotent_replays.inc()
+        else:
+            metrics.payments_consumed.inc(len(consumed.payments))
+        body = models.encode_items(consumed.payments)
+        return _marked(Response(200, [JSON], body), consumed.replayed)
 
     # The old routes
 
     async def legacy_create(self, request: Request, client: str) -> Response:
-        """Makes a payment out of whatever an old client sends."""
+        """Creates a payment out of whatever an old client sends."""
         new = models.decode(_json_body(request), LegacyNewPayment)
         value, document = models.value(new.payment), models.document(new.data)
-        created = await self._creations.submit(Creation(client, None, new.status, value, document))
-        return _answer(created.payment)
+        created = await self._create(request, client, new.status, value, document)
+        return _legacy_answer(created.payment, replayed=created.replayed)
 
     async def legacy_list(self, request: Request, client: str) -> Response:
-        """Streams all payments; a page at a time, so that no slow reader holds a connection."""
-        page = Page(limit=LEGACY_PAGE_ROWS, limit_bytes=LEGACY_PAGE_BYTES)
+        """Streams all payments."""
+        page = Page(lists.STREAM_ROWS, lists.STREAM_BYTES)
         async with self._database.connection() as connection:
             first = await queries.list_page(connection, page)
-        return Response(200, [JSON], None if request.head else self._stream(request, page, *first))
-
-    async def _stream(
-        self, request: Request, page: Page, payments: Sequence[Payment], more: bool
-    ) -> AsyncGenerator[bytes, None]:
-        # What is sent after the caller has left goes nowhere, in silence.
-        gone = asyncio.ensure_future(request.receive())
-        separator = b"["
-        try:
-            while payments and not gone.done():
-                yield separator + msgspec.json.encode(payments)[1:-1]
-                separator = b","
-                if not more:
-                    break
-                page = page._replace(after=(payments[-1].created_at, payments[-1].id))
-                async with self._database.connection() as connection:
-                    payments, more = await queries.list_page(connection, page)
-            yield b"[]" if separator == b"[" else b"]"
-        finally:
-            gone.cancel()
+        if request.head:
+            return Response(200, [JSON])
+        pages = lists.pages(self._database, request, page, *first)
+        return Response(200, [JSON], lists.array(pages))
 
     async def legacy_update(self, request: Request, client: str, id: int) -> Response:
-        """Sets a payment's status."""
+        """Sets a payment's status; to consume it again changes nothing."""
         change = models.decode(_json_body(request), StatusChange)
-        return _answer(await self._set_status(client, id, change.status, None))
+        if change.status == "inserted":
+            return _legacy_answer(await self._leave_inserted(request, id))
+        try:
+            payment, _ = await self._consume(request, client, id, None)
+        except AlreadyConsumed:
+            payment = await self._find(id)
+        return _legacy_answer(payment)
 
     async def legacy_delete(self, request: Request, client: str, id: int) -> Response:
         """Deletes a payment and answers with what it was."""
-        return _answer(await self._delete(client, id, None))
+        return _legacy_answer(await self._delete(request, client, id))
 
     async def legacy_status(self, request: Request, client: str) -> Response:
         """Says that the process answers, as the old healthcheck did."""
@@ -229,39 +217,67 @@ class Handlers:
 
     # What the versions share
 
+    async def _create(
+        self, request: Request, client: str, status: Status, value: str | None, document: str
+    ) -> Created:
+        key = _idempotency_key(request)
+        created = await self._creations.submit(Creation(client, key, status, value, document))
+        if not created.matches:
+            id = created.payment.id
+            raise IdempotencyKeyReused(
+                f"This Idempotency-Key created payment {id}, from another body.",
+                {"payment_id": id},
+            )
+        if created.replayed:
+            metrics.idempotent_replays.inc()
+        return created
+
     async def _find(self, id: int) -> Payment:
-        payment = await self._reads.submit(id)
-        if payment is None:
-            raise PaymentNotFound(f"There is no payment {id}.")
+        return _existing(await self._reads.submit(id), id)
+
+    async def _leave_inserted(self, request: Request, id: int) -> Payment:
+        payment = await self._find(id)
+        _check_conditions(request, payment)
+        if payment.status != "inserted":
+            raise StatusConflict(f"Payment {id} is consumed and cannot become inserted again.")
         return payment
 
-    async def _set_status(
-        self, client: str, id: int, status: Status, if_match: str | None
-    ) -> Payment:
-        """Returns the payment with the wanted status; looks at it only where it must."""
-        changed = None
-        if status == "consumed" and if_match is None:
-            changed = await self._consumptions.submit(Consumption(client, id, None))
-        while changed is None:
-            payment = await self._find(id)
-            _check_precondition(if_match, payment)
-            if payment.status == status:
-                return payment
-            if status == "inserted":
-                raise StatusConflict(f"Payment {id} is consumed and cannot become inserted again.")
-            unchanged_since = None if if_match is None else payment.updated_at
-            changed = await self._consumptions.submit(Consumption(client, id, unchanged_since))
-            if changed is None:
-                # Somebody else was faster, or holds it: look again, until the request's time is up.
-                await asyncio.sleep(LOCKED_PAUSE_SECONDS)
-        return changed
+    async def _consume(
+        self, request: Request, client: str, id: int, key: str | None
+    ) -> tuple[Payment, bool]:
+        """Returns the consumed payment, and whether its key consumed it before.
 
-    async def _delete(self, client: str, id: int, if_match: str | None) -> Payment:
+        Raises:
+            AlreadyConsumed: another call consumed it.
+        """
+        changed = None
+        conditional = _is_conditional(request)
+        if not conditional:
+            changed = await self._consumptions.submit(Consumption(client, id, key, None))
+        while changed is None:
+            found = await self._reads.submit(id)
+            if found is not None and found.is_consumed_with(client, key):
+                metrics.idempotent_replays.inc()
+                return found.as_consumed(), True
+            payment = _existing(found, id)
+            _check_conditions(request, payment)
+            if payment.status == "consumed":
+                raise _already_consumed(payment)
+            unchanged_since = payment.updated_at if conditional else None
+            consumption = Consumption(client, id, key, unchanged_since)
+            changed = await self._consumptions.submit(consumption)
+            if changed is None:
+                # Another caller was faster, or holds it: look again, until the time is up.
+                await asyncio.sleep(LOCKED_PAUSE_SECONDS)
+        return changed, False
+
+    async def _delete(self, request: Request, client: str, id: int) -> Payment:
         deleted = None
+        conditional = _is_conditional(request)
         while deleted is None:
             payment = await self._find(id)
-            _check_precondition(if_match, payment)
-            unchanged_since = None if if_match is None else payment.updated_at
+            _check_conditions(request, payment)
+            unchanged_since = payment.updated_at if conditional else None
             async with self._database.connection() as connection:
                 deleted = await queries.delete(connection, id, client, unchanged_since)
             if deleted is None:
@@ -280,8 +296,41 @@ def _json_body(request: Request) -> bytes:
     return request.body
 
 
-def _answer(payment: Payment, status: int = 200) -> Response:
-    return Response(status, [JSON, (b"etag", payment.etag.encode())], models.encode(payment))
+def _idempotency_key(request: Request) -> str | None:
+    key = request.header(b"idempotency-key")
+    if key is None:
+        return None
+    return parameters.parse_printable("Idempotency-Key", key, IDEMPOTENCY_KEY_LENGTH)
+
+
+def _answer(payment: Payment, status: int = 200, *, replayed: bool = False) -> Response:
+    headers = [JSON, (b"etag", payment.etag.encode())]
+    return _marked(Response(status, headers, models.encode(payment)), replayed)
+
+
+def _legacy_answer(payment: Payment, *, replayed: bool = False) -> Response:
+    headers = [JSON, (b"etag", payment.etag.encode())]
+    body = models.encode(LegacyPayment.of(payment))
+    return _marked(Response(200, headers, body), replayed)
+
+
+def _marked(response: Response, replayed: bool) -> Response:
+    if replayed:
+        response.headers.append((b"idempotent-replayed", b"true"))
+    return response
+
+
+def _existing(found: Found | None, id: int) -> Payment:
+    if found is None or found.deleted:
+        raise PaymentNotFound(f"There is no payment {id}.")
+    return found.payment
+
+
+def _already_consumed(payment: Payment) -> AlreadyConsumed:
+    return AlreadyConsumed(
+        f"Payment {payment.id} was consumed by {payment.consumed_by}.",
+        {"consumed_at": payment.consumed_at, "consumed_by": payment.consumed_by},
+    )
 
 
 def _names(header: str, etag: str, *, weak: bool) -> bool:
@@ -302,40 +351,21 @@ def _names(header: str, etag: str, *, weak: bool) -> bool:
     return named
 
 
-def _check_precondition(if_match: str | None, payment: Payment) -> None:
-    if if_match is not None and not _names(if_match, payment.etag, weak=False):
+def _is_conditional(request: Request) -> bool:
+    return b"if-match" in request.headers or b"if-none-match" in request.headers
+
+
+def _check_if_match(request: Request, payment: Payment) -> None:
+    tags = request.header(b"if-match")
+    if tags is not None and not _names(tags, payment.etag, weak=False):
         raise PreconditionFailed(f"Payment {payment.id} has the ETag {payment.etag}.")
 
 
-def _list_query(query_string: str) -> ListQuery:
-    parameters: dict[str, str | int] = {}
-    for name, text in parse_qsl(query_string, keep_blank_values=True):
-        if name in parameters:
-            raise InvalidRequest(f"The parameter `{name}` is given twice.")
-        parameters[name] = int(text) if name == "limit" and _LIMIT.fullmatch(text) else text
-    try:
-        return msgspec.convert(parameters, ListQuery)
-    except msgspec.ValidationError as error:
-        refusal = models.refusal(error)
-        refusal.detail = refusal.detail.replace("unknown field", "unknown parameter")
-        raise refusal from None
-
-
-def _utc(name: str, time: datetime | None) -> datetime | None:
-    try:
-        return None if time is None else time.astimezone(UTC)
-    except OverflowError:
-        raise InvalidRequest(f"`{name}` is too far away.") from None
-
-
-def _cursor(payment: Payment) -> str:
-    position = struct.pack(">qq", models.microseconds(payment.created_at), payment.id)
-    return base64.urlsafe_b64encode(position).decode()[:22]
-
-
-def _position(cursor: str) -> tuple[datetime, int]:
-    microseconds, id = struct.unpack(">qq", base64.urlsafe_b64decode(f"{cursor}=="))
-    try:
-        return models.EPOCH + timedelta(microseconds=microseconds), id
-    except OverflowError:
-        raise InvalidRequest("`cursor` is not one that this service gave.") from None
+def _check_conditions(request: Request, payment: Payment) -> None:
+    """Checks what a write depends on (RFC 9110, section 13.1)."""
+    _check_if_match(request, payment)
+    tags = request.header(b"if-none-match")
+    if tags is not None and _names(tags, payment.etag, weak=True):
+        raise PreconditionFailed(
+            f"Payment {payment.id} has the ETag {payment.etag}, which If-None-Match excludes."
+        )

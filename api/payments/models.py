@@ -4,7 +4,7 @@ import json
 import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 from msgspec import Raw
@@ -20,6 +20,7 @@ _ENUM_VALUE = re.compile(r" value '.*'", re.DOTALL)
 
 CENT = Decimal("0.01")
 MOST = Decimal("99999.99")
+CONSUMPTION_LIMIT = 1000  # payments, of one call
 DATA_DEPTH = 32
 DATA_BYTES = 64 * 1024
 DECIMALS = 16_000  # PostgreSQL's numeric keeps 16383
@@ -48,12 +49,43 @@ class Payment(msgspec.Struct, frozen=True):
     data: Raw
     payment: Raw
     created_at: datetime
+    created_by: str
     updated_at: datetime
+    consumed_at: datetime | None
+    consumed_by: str | None
+
+    @property
+    def position(self) -> tuple[datetime, int]:
+        """Where it stands in every list and in the queue."""
+        return self.created_at, self.id
 
     @property
     def etag(self) -> str:
         """The strong validator (RFC 9110, 8.8.3): whatever changes a payment moves `updated_at`."""
         return f'"{self.id:x}-{microseconds(self.updated_at):x}"'
+
+
+class LegacyPayment(msgspec.Struct, frozen=True):
+    """A payment as the old routes answer it."""
+
+    id: int
+    status: str
+    data: Raw
+    payment: Raw
+    created_at: datetime
+    updated_at: datetime
+
+    @classmethod
+    def of(cls, payment: Payment) -> "LegacyPayment":
+        """Returns the payment with the fields that old clients know."""
+        return cls(
+            payment.id,
+            payment.status,
+            payment.data,
+            payment.payment,
+            payment.created_at,
+            payment.updated_at,
+        )
 
 
 def microseconds(time: datetime) -> int:
@@ -74,6 +106,12 @@ class LegacyNewPayment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     payment: Raw = Raw(b"null")
     data: Raw = Raw(b"{}")
     status: Status = "inserted"
+
+
+class ConsumptionRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of `POST /v1/consumptions`."""
+
+    limit: Annotated[int, msgspec.Meta(ge=1, le=CONSUMPTION_LIMIT)] = 1
 
 
 class StatusChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -212,7 +250,7 @@ def _refuse_large_numbers(text: str) -> None:
             )
 
 
-def encode(payment: Payment) -> bytes:
+def encode(payment: Payment | LegacyPayment) -> bytes:
     """Returns the payment as JSON."""
     return _encoder.encode(payment)
 
@@ -220,6 +258,21 @@ def encode(payment: Payment) -> bytes:
 def encode_list(payments: list[Payment], next_cursor: str | None) -> bytes:
     """Returns one page as JSON."""
     return _encoder.encode({"items": payments, "next": next_cursor})
+
+
+def encode_items(payments: list[Payment]) -> bytes:
+    """Returns payments that have no next page as JSON."""
+    return _encoder.encode({"items": payments})
+
+
+def encode_lines(payments: list[Payment]) -> bytes:
+    """Returns the payments as JSON, one a line."""
+    return _encoder.encode_lines(payments)
+
+
+def encode_legacy(payments: list[Payment]) -> bytes:
+    """Returns the payments as the JSON array that the old routes answer."""
+    return _encoder.encode([*map(LegacyPayment.of, payments)])
 
 
 _encoder = msgspec.json.Encoder()

@@ -5,7 +5,7 @@ gives their answers in the order of its input.
 """
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import asyncpg
@@ -34,11 +34,35 @@ class Creation(NamedTuple):
 
 
 class Created(NamedTuple):
-    """The answer to a creation: `replayed` when its key had made this payment before."""
+    """The answer to a creation: `replayed` when its key had created this payment before."""
 
     payment: Payment
     replayed: bool
-    matches: bool  # the first request's payment and data equal this one's
+    matches: bool  # the first request's payment, data and status equal this one's
+
+
+class Found(NamedTuple):
+    """A payment as it is in the database, deleted or not."""
+
+    payment: Payment
+    deleted: bool
+    consumption_key: str | None
+
+    def is_consumed_with(self, client: str, idempotency_key: str | None) -> bool:
+        """Returns whether this client consumed it with this key."""
+        return (
+            idempotency_key is not None
+            and self.consumption_key == idempotency_key
+            and self.payment.consumed_by == client
+        )
+
+    def as_consumed(self) -> Payment:
+        """Returns a consumed payment as it was before a deletion moved `updated_at`."""
+        consumed_at = self.payment.consumed_at
+        if not self.deleted or consumed_at is None:
+            return self.payment
+        moved = self.payment.created_at + timedelta.resolution
+        return msgspec.structs.replace(self.payment, updated_at=max(consumed_at, moved))
 
 
 class Consumption(NamedTuple):
@@ -46,18 +70,41 @@ class Consumption(NamedTuple):
 
     client: str
     id: int
+    idempotency_key: str | None
     unchanged_since: datetime | None
 
 
+class Consumed(NamedTuple):
+    """The answer to `consume_oldest`: `replayed` when its key had consumed these before."""
+
+    payments: list[Payment]
+    replayed: bool
+    matches: bool  # the first request's limit equals this one's
+
+
+# Where a payment stands in every list and in the queue: by its creation, then its id.
+Position: TypeAlias = tuple[datetime, int]
+
+FIRST: Position = (datetime.min.replace(tzinfo=UTC), 0)
+LAST: Position = (datetime.max.replace(tzinfo=UTC), LAST_ID)
+
+
 class Page(NamedTuple):
-    """What a list asks for; times are exclusive, None is no bound."""
+    """What a list asks for: payments between two positions, both exclusive."""
 
     limit: int
     limit_bytes: int
     status: str | None = None
-    created_after: datetime | None = None
-    created_before: datetime | None = None
-    after: tuple[datetime, int] | None = None
+    created_by: str | None = None
+    after: Position = FIRST
+    before: Position = LAST
+    descending: bool = False
+
+    def following(self, payment: Payment) -> "Page":
+        """Returns the page after the one that ends with this payment."""
+        if self.descending:
+            return self._replace(before=payment.position)
+        return self._replace(after=payment.position)
 
 
 # The ids are drawn before the insert, so that a row which the key's index refuses is told from one
@@ -92,17 +139,24 @@ ORDER BY ordinality
 # ids are compared with an array and not joined, and a payment's deletion is looked at once it is
 # found, since a condition on `deleted_at` beside the one on `id` admits the indexes of the lists.
 
-# A payment as it was answered when its key made it: whatever became of it since is left out.
+# A payment as it was answered when its key created it: whatever became of it since is left out.
+# A payment that an old client created as consumed was consumed at that very time.
 # OFFSET 0 keeps the look-up of a key from being made a join.
 REPLAY = """
 SELECT
-  p.id, 'inserted' AS status, p.data::text, p.payment::text, p.created_at,
+  p.id, p.first_status AS status, p.data::text, p.payment::text, p.created_at, p.created_by,
   p.created_at AS updated_at,
-  p.payment IS NOT DISTINCT FROM i.payment::numeric AND p.data = i.data::jsonb AS matches
-FROM unnest($1::text[], $2::text[], $3::text[], $4::text[])
-  WITH ORDINALITY AS i (client, idempotency_key, payment, data, ordinality)
+  CASE WHEN p.first_status = 'consumed' THEN p.consumed_at END AS consumed_at,
+  CASE WHEN p.first_status = 'consumed' THEN p.consumed_by END AS consumed_by,
+  p.first_status = i.status
+  AND p.payment IS NOT DISTINCT FROM i.payment::numeric AND p.data = i.data::jsonb AS matches
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[])
+  WITH ORDINALITY AS i (client, idempotency_key, status, payment, data, ordinality)
 LEFT JOIN LATERAL (
-  SELECT id, data, payment, created_at FROM payments
+  SELECT
+    id, data, payment, created_at, created_by, consumed_at, consumed_by,
+    CASE WHEN consumed_at = created_at THEN 'consumed' ELSE 'inserted' END AS first_status
+  FROM payments
   WHERE created_by = i.client AND idempotency_key = i.idempotency_key
   OFFSET 0
 ) AS p ON true
@@ -111,8 +165,8 @@ ORDER BY ordinality
 
 READ = """
 SELECT
-  id, status::text, data::text, payment::text, created_at, updated_at,
-  deleted_at IS NOT NULL AS deleted
+  id, status::text, data::text, payment::text, created_at, created_by, updated_at, consumed_at,
+  consumed_by, deleted_at IS NOT NULL AS deleted, consumption_key
 FROM payments
 WHERE id = ANY($1::bigint[])
 """
@@ -133,11 +187,89 @@ UPDATE payments
 SET
   status = 'consumed', consumed_at = greatest(now(), created_at),
   consumed_by = ($1::text[])[array_position($2::bigint[], id)],
+  consumption_key = ($3::text[])[array_position($2::bigint[], id)],
   updated_at = greatest(now(), updated_at + interval '1 microsecond')
 WHERE
   id = ANY(ARRAY(SELECT id FROM wanted WHERE deleted_at IS NULL)) AND status = 'inserted'
-  AND coalesce(updated_at = ($3::timestamptz[])[array_position($2::bigint[], id)], true)
-RETURNING id, status::text, data::text, payment::text, created_at, updated_at
+  AND coalesce(updated_at = ($4::timestamptz[])[array_position($2::bigint[], id)], true)
+RETURNING
+  id, status::text, data::text, payment::text, created_at, created_by, updated_at, consumed_at,
+  consumed_by
+"""
+
+# Payments are taken from the position ($4, $5) on. The walk goes by payments_list_by_status, since
+# no other index has its order: beside a condition `status = 'inserted'` the planner could choose
+# another one, and walk over all that is consumed. $6 ends an answer of large payments early.
+#
+# Two calls with one key take turns, for the length of a transaction. Otherwise the second one, for
+# which the rows of the first are locked, could find nothing left and answer that nothing was
+# consumed, while the first one commits. A key that was used before consumes nothing here, and is
+# looked up by CONSUMED, which sees what the first one committed.
+CONSUME_OLDEST = """
+WITH turn AS MATERIALIZED (
+  SELECT pg_advisory_xact_lock(hashtextextended($1::text || ' ' || $2::text, 0))
+  WHERE $2 IS NOT NULL
+), oldest AS MATERIALIZED (
+  SELECT id, octet_length(data::text) AS bytes
+  FROM payments
+  WHERE
+    (SELECT count(*) FROM turn) < 2
+    AND (status, created_at, id) > ('inserted', $4::timestamptz, $5::bigint)
+    AND status <= 'inserted' AND deleted_at IS NULL
+  ORDER BY status, created_at, id
+  LIMIT $3::integer
+  FOR UPDATE SKIP LOCKED
+), taken AS MATERIALIZED (
+  SELECT id FROM (
+    SELECT id, sum(bytes) OVER (ROWS UNBOUNDED PRECEDING) - bytes AS bytes_before FROM oldest
+  ) AS measured
+  WHERE bytes_before <= $6::bigint
+), remembered AS (
+  INSERT INTO consumptions (client, idempotency_key, requested, payment_ids)
+  SELECT $1, $2, $3, array_agg(id) FROM taken
+  WHERE $2 IS NOT NULL
+  HAVING count(*) > 0
+  ON CONFLICT DO NOTHING
+  RETURNING client
+)
+UPDATE payments
+SET
+  status = 'consumed', consumed_at = greatest(now(), created_at), consumed_by = $1,
+  updated_at = greatest(now(), updated_at + interval '1 microsecond')
+WHERE
+  id = ANY(ARRAY(SELECT id FROM taken WHERE $2 IS NULL OR EXISTS (SELECT FROM remembered)))
+  AND status = 'inserted'
+RETURNING
+  id, status::text, data::text, payment::text, created_at, created_by, updated_at, consumed_at,
+  consumed_by
+"""
+
+# The payments as they were answered when the key consumed them. A deletion is all that can have
+# happened since; it moved updated_at, which the consumption had set to the time restored here.
+CONSUMED = """
+SELECT
+  p.id, 'consumed' AS status, p.data::text, p.payment::text, p.created_at, p.created_by,
+  CASE
+    WHEN p.deleted_at IS NULL THEN p.updated_at
+    ELSE greatest(p.consumed_at, p.created_at + interval '1 microsecond')
+  END AS updated_at,
+  p.consumed_at, p.consumed_by, c.requested
+FROM consumptions AS c
+CROSS JOIN LATERAL (
+  SELECT
+    id, data, payment, created_at, created_by, updated_at, consumed_at, consumed_by, deleted_at
+  FROM payments
+  WHERE id = ANY(c.payment_ids) AND consumed_by = c.client
+  OFFSET 0
+) AS p
+WHERE c.client = $1 AND c.idempotency_key = $2
+"""
+
+LAST_CONSUMED = """
+SELECT created_at, id FROM payments
+WHERE consumed_at IS NOT NULL
+ORDER BY consumed_at DESC
+LIMIT 1
 """
 
 DELETE = """
@@ -151,47 +283,76 @@ SET
   deleted_at = greatest(now(), created_at), deleted_by = $2,
   updated_at = greatest(now(), updated_at + interval '1 microsecond')
 WHERE id = (SELECT id FROM wanted WHERE deleted_at IS NULL)
-RETURNING id, status::text, data::text, payment::text, created_at, updated_at
+RETURNING
+  id, status::text, data::text, payment::text, created_at, created_by, updated_at, consumed_at,
+  consumed_by
 """
 
-# One branch for each index; the condition on $1 alone shuts the other one before it starts, also in
-# a plan that is kept for all parameters. There is one lower bound, cursor or time, because an index
-# scan begins at one: with two it walks from the wrong one, as far as the list is long. The running
-# sum ends a page of large payments early.
-LIST = """
-SELECT id, status, data, payment, created_at, updated_at, bytes
+# One branch for each status; the condition on $1 alone shuts one before it starts. The statuses
+# stand in the comparison and in the order, so that no index fits but the one that begins with them,
+# from the page's first row on. The running sum ends a page of large payments early.
+_LIST = """
+SELECT
+  id, status, data, payment, created_at, created_by, updated_at, consumed_at, consumed_by, bytes
 FROM (
   SELECT
-    id, status, data, payment, created_at, updated_at,
-    sum(octet_length(data)) OVER (ORDER BY created_at, id) AS bytes,
+    id, status, data, payment, created_at, created_by, updated_at, consumed_at, consumed_by,
+    sum(octet_length(data)) OVER (ORDER BY created_at {way}, id {way}) AS bytes,
     octet_length(data) AS own_bytes
   FROM (
     (
-      SELECT id, status::text, data::text, payment::text, created_at, updated_at
+      SELECT
+        id, status::text, data::text, payment::text, created_at, created_by, updated_at,
+        consumed_at, consumed_by
       FROM payments
       WHERE
-        $1::text IS NULL AND deleted_at IS NULL
-        AND (created_at, id) > (coalesce($2::timestamptz, '-infinity'), $3::bigint)
-        AND created_at < coalesce($4::timestamptz, 'infinity')
-      ORDER BY created_at, id
-      LIMIT $5::bigint
+        coalesce($1::text, 'inserted') = 'inserted' AND deleted_at IS NULL
+        AND ({columns} created_at, id) > ({values} 'inserted', $2::timestamptz, $3::bigint)
+        AND ({columns} created_at, id) < ({values} 'inserted', $4::timestamptz, $5::bigint)
+      ORDER BY {order}, created_at {way}, id {way}
+      LIMIT $6::bigint
     )
     UNION ALL
     (
-      SELECT id, status::text, data::text, payment::text, created_at, updated_at
+      SELECT
+        id, status::text, data::text, payment::text, created_at, created_by, updated_at,
+        consumed_at, consumed_by
       FROM payments
       WHERE
-        $1::text IS NOT NULL AND deleted_at IS NULL
-        AND status = $1::text::payment_status
-        AND (created_at, id) > (coalesce($2::timestamptz, '-infinity'), $3::bigint)
-        AND created_at < coalesce($4::timestamptz, 'infinity')
-      ORDER BY created_at, id
-      LIMIT $5::bigint
+        coalesce($1::text, 'consumed') = 'consumed' AND deleted_at IS NULL
+        AND ({columns} created_at, id) > ({values} 'consumed', $2::timestamptz, $3::bigint)
+        AND ({columns} created_at, id) < ({values} 'consumed', $4::timestamptz, $5::bigint)
+      ORDER BY {order}, created_at {way}, id {way}
+      LIMIT $6::bigint
     )
   ) AS page
 ) AS measured
-WHERE bytes - own_bytes <= $6::bigint
-ORDER BY created_at, id
+WHERE bytes - own_bytes <= $7::bigint
+ORDER BY created_at {way}, id {way}
+LIMIT $6::bigint
+"""
+
+# By whether the payments are one client's ($8), and whether the latest come first.
+LIST = {
+    (one_client, descending): _LIST.format(
+        way="DESC" if descending else "ASC",
+        columns="created_by, status," if one_client else "status,",
+        values="$8::text," if one_client else "",
+        order=", ".join(
+            f"{column} {'DESC' if descending else 'ASC'}"
+            for column in (["created_by"] if one_client else []) + ["status"]
+        ),
+    )
+    for one_client in (False, True)
+    for descending in (False, True)
+}
+
+BY_KEY = """
+SELECT
+  id, status::text, data::text, payment::text, created_at, created_by, updated_at, consumed_at,
+  consumed_by
+FROM payments
+WHERE created_by = $1 AND idempotency_key = $2 AND deleted_at IS NULL
 """
 
 LIVE_KEYS = """
@@ -224,6 +385,16 @@ ORDER BY id
 LIMIT $1
 """
 
+PURGE_CONSUMPTIONS = """
+DELETE FROM consumptions
+WHERE (client, idempotency_key) IN (
+  SELECT client, idempotency_key FROM consumptions
+  WHERE consumed_at < now() - $1::interval
+  ORDER BY consumed_at
+  LIMIT $2
+)
+"""
+
 PURGE = """
 DELETE FROM payments
 WHERE id IN (
@@ -242,6 +413,9 @@ SESSION = {
     "row_security": "on",
     "transaction_timeout": "0",
     "idle_session_timeout": "0",
+    # Each statement has one plan that is right whatever its parameters are. To plan it anew for each
+    # call is a third of what a consumption costs.
+    "plan_cache_mode": "force_generic_plan",
 }
 
 # What metrics call them.
@@ -250,8 +424,11 @@ NAMES = {
     REPLAY: "replay",
     READ: "read",
     CONSUME: "consume",
+    CONSUME_OLDEST: "consume_oldest",
+    CONSUMED: "consumed",
+    LAST_CONSUMED: "last_consumed",
     DELETE: "delete",
-    LIST: "list",
+    **dict.fromkeys((*LIST.values(), BY_KEY), "list"),
     LIVE_KEYS: "keys",
 }
 
@@ -264,7 +441,10 @@ def _payment(row: asyncpg.Record) -> Payment:
         data=msgspec.Raw(row["data"]),
         payment=msgspec.Raw(b"null" if value is None else value),
         created_at=row["created_at"],
+        created_by=row["created_by"],
         updated_at=row["updated_at"],
+        consumed_at=row["consumed_at"],
+        consumed_by=row["consumed_by"],
     )
 
 
@@ -291,15 +471,24 @@ def _made(new: Creation, row: asyncpg.Record) -> Payment:
     # What is known already is not asked for: the value is stored as it stands here.
     id, data, created_at = row
     value = b"null" if new.payment is None else new.payment
-    return Payment(id, new.status, msgspec.Raw(data), msgspec.Raw(value), created_at, created_at)
+    consumed = (created_at, new.client) if new.status == "consumed" else (None, None)
+    return Payment(
+        id,
+        new.status,
+        msgspec.Raw(data),
+        msgspec.Raw(value),
+        created_at,
+        new.client,
+        created_at,
+        *consumed,
+    )
 
 
 async def _replay(
     connection: "Connection", creations: Sequence[Creation]
 ) -> Sequence[Created | Exception]:
-    clients, keys, _, values, documents = zip(*creations, strict=True)
     try:
-        rows = await connection.fetch(REPLAY, clients, keys, values, documents)
+        rows = await connection.fetch(REPLAY, *zip(*creations, strict=True))
     except Exception as error:
         return [_unknown(error) for _ in creations]
     return [
@@ -315,10 +504,12 @@ def _unknown(cause: Exception | None) -> DatabaseUnavailable:
     return error
 
 
-async def read(connection: "Connection", ids: Sequence[int]) -> list[Payment | None]:
-    """Returns each payment, or None where there is none (any more)."""
-    rows = await connection.fetch(READ, ids)
-    found = {row["id"]: _payment(row) for row in rows if not row["deleted"]}
+async def read(connection: "Connection", ids: Sequence[int]) -> list[Found | None]:
+    """Returns each payment, also one that was deleted, or None where there never was one."""
+    found = {
+        row["id"]: Found(_payment(row), row["deleted"], row["consumption_key"])
+        for row in await connection.fetch(READ, ids)
+    }
     return [found.get(id) for id in ids]
 
 
@@ -329,11 +520,41 @@ async def consume(
     # Several callers for one payment: the first one's name goes into its row, the others are told
     # that they changed nothing.
     first = {consumption.id: consumption for consumption in reversed(consumptions)}
-    clients, ids, times = zip(*first.values(), strict=True)
-    changed = {
-        row["id"]: _payment(row) for row in await connection.fetch(CONSUME, clients, ids, times)
-    }
+    rows = await connection.fetch(CONSUME, *zip(*first.values(), strict=True))
+    changed = {row["id"]: _payment(row) for row in rows}
     return [changed.pop(consumption.id, None) for consumption in consumptions]
+
+
+async def consume_oldest(
+    connection: "Connection",
+    client: str,
+    idempotency_key: str | None,
+    limit: int,
+    limit_bytes: int,
+    after: Position,
+) -> Consumed:
+    """Consumes the oldest inserted payments after a position; those of others' locks are skipped.
+
+    There are at most `limit`, and fewer when their data passes `limit_bytes`, but at least one if
+    there is one at all. A key that was used before answers what it consumed then.
+    """
+    rows = await connection.fetch(
+        CONSUME_OLDEST, client, idempotency_key, limit, *after, limit_bytes
+    )
+    if rows or idempotency_key is None:
+        return Consumed(_in_order(rows), False, True)
+    rows = await connection.fetch(CONSUMED, client, idempotency_key)
+    return Consumed(_in_order(rows), bool(rows), all(row["requested"] == limit for row in rows))
+
+
+def _in_order(rows: Sequence[asyncpg.Record]) -> list[Payment]:
+    return sorted(map(_payment, rows), key=lambda payment: payment.position)
+
+
+async def last_consumed(connection: "Connection") -> Position:
+    """Returns the position of the payment that was consumed last."""
+    rows = await connection.fetch(LAST_CONSUMED)
+    return (rows[0]["created_at"], rows[0]["id"]) if rows else FIRST
 
 
 async def delete(
@@ -350,18 +571,16 @@ async def list_page(connection: "Connection", page: Page) -> tuple[list[Payment]
     There are at most `limit`, and fewer when their data passes `limit_bytes`, but at least one if
     there is one at all.
     """
-    bounds = [page.after] if page.after else []
-    if page.created_after:
-        bounds.append((page.created_after, LAST_ID))
-    time, id = max(bounds, default=(None, 0))
-    rows = await connection.fetch(
-        LIST,
-        page.status,
-        time,
-        id,
-        page.created_before,
-        page.limit + 1,
-        page.limit_bytes,
-    )
+    arguments = [page.status, *page.after, *page.before, page.limit + 1, page.limit_bytes]
+    if page.created_by is not None:
+        arguments.append(page.created_by)
+    rows = await connection.fetch(LIST[page.created_by is not None, page.descending], *arguments)
     more = len(rows) > page.limit or (bool(rows) and rows[-1]["bytes"] > page.limit_bytes)
     return [_payment(row) for row in rows[: page.limit]], more
+
+
+async def find_by_key(
+    connection: "Connection", client: str, idempotency_key: str
+) -> list[Payment]:
+    """Returns the payment that the client's key created, or nothing."""
+    return [*map(_payment, await connection.fetch(BY_KEY, client, idempotency_key))]

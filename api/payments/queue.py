@@ -1,0 +1,59 @@
+"""Consumption of the oldest payments: where the queue of inserted ones begins."""
+
+import math
+import time
+
+from payments import queries
+from payments.db import Database
+from payments.queries import FIRST, Consumed, Position
+
+# A walk from the first payment on may take this part of the time, whatever it costs.
+WALK_RATIO = 0.05
+
+
+class Queue:
+    """The inserted payments, oldest first, and from where on this process looks for them.
+
+    A consumed payment leaves an index entry at the head of the queue until vacuum removes it, which
+    it may not while any transaction is older. To step over them all in each call would cost more
+    the more was consumed. So a call begins after the last payment that an earlier one consumed.
+
+    Payments can appear before that position: their transaction was slower, they were imported, or
+    a lock on them was skipped and did not consume them. A walk from the first payment on finds
+    these. It is due again after 20 times as long as the last one took: at once where it is cheap.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._after: Position | None = None
+        self._walk_at = 0.0
+
+    async def consume(
+        self, client: str, idempotency_key: str | None, limit: int, limit_bytes: int
+    ) -> Consumed:
+        """Consumes at most `limit` payments, or gives again what the key consumed before."""
+        async with self._database.connection() as connection:
+            if self._after is None:
+                # If the first walk takes too long for a statement, the next call begins here.
+                self._after = await queries.last_consumed(connection)
+            began = time.monotonic()
+            walk = began >= self._walk_at
+            if walk:
+                self._walk_at = math.inf  # one at a time
+            try:
+                consumed = await queries.consume_oldest(
+                    connection,
+                    client,
+                    idempotency_key,
+                    limit,
+                    limit_bytes,
+                    FIRST if walk else self._after,
+                )
+            finally:
+                if walk:
+                    ended = time.monotonic()
+                    self._walk_at = ended + (ended - began) / WALK_RATIO
+        if consumed.payments and not consumed.replayed:
+            last = consumed.payments[-1].position
+            self._after = last if walk else max(self._after, last)
+        return consumed
