@@ -1,5 +1,6 @@
 """Every failure that a caller can meet: one class each, one JSON shape (RFC 9457)."""
 
+import json
 from typing import Any, ClassVar
 
 import asyncpg
@@ -23,6 +24,15 @@ UNAVAILABLE = (
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.PostgresSystemError,
 )
+
+
+QUOTED_CHARACTERS = 60
+
+
+def quoted(text: str) -> str:
+    """Returns a caller's text as a message repeats it: in quotes, escaped, and not too long."""
+    cut = "…" if len(text) > QUOTED_CHARACTERS else ""
+    return f"{json.dumps(text[:QUOTED_CHARACTERS])}{cut}"
 
 
 class Problem(Exception):
