@@ -1,6 +1,7 @@
 """The shapes that go in and out, and what counts as a payment's value and as its data."""
 
 import json
+import math
 import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
@@ -9,7 +10,7 @@ from typing import Annotated, Literal, TypeVar
 import msgspec
 from msgspec import Raw
 
-from payments.errors import InvalidRequest, MalformedRequest
+from payments.errors import InvalidRequest, MalformedRequest, quoted
 
 Status = Literal["inserted", "consumed"]
 
@@ -23,18 +24,23 @@ MOST = Decimal("99999.99")
 CONSUMPTION_LIMIT = 1000  # payments, of one call
 DATA_DEPTH = 32
 DATA_BYTES = 64 * 1024
-DECIMALS = 16_000  # PostgreSQL's numeric keeps 16383
+# The longest finite double written out (-2.2250738585072014e-308) has 327 characters.
+NUMBER_CHARACTERS = 330
 
 _IN_CENTS = re.compile(r"(?:0|[1-9][0-9]{0,4})\.[0-9]{2}")
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _COMMA_DECIMAL = re.compile(r"-?([0-9]{1,3}(\.[0-9]{3})+|[0-9]+),[0-9]+")
 _DOTTED_THOUSANDS = re.compile(r"-?[1-9][0-9]{0,2}(\.[0-9]{3})+")
 # Possessive, and only from where a number begins: otherwise a long one would be read again from
-# each of its digits.
-_SCIENTIFIC = re.compile(r"(?<![0-9.])([0-9]++)(?:\.([0-9]++))?[eE]([+-]?[0-9]++)")
-_LONG_DECIMALS = re.compile(rf"\.[0-9]{{{DECIMALS + 1}}}")
+# each of its digits. A double's digits fill 309 places, so that a shorter plain number is one.
+_LONG_DIGITS = 309
+_DUBIOUS = re.compile(rf"(?<![0-9.])(-?[0-9.]++[eE]([+-]?[0-9]++)|-?[0-9.]{{{_LONG_DIGITS},}}+)")
+# As many digits in a row, of which every 30th is looked at.
+_STRIDE = 30
+_LONG_SAMPLE = re.compile(rf"[0-9.]{{{_LONG_DIGITS // _STRIDE}}}")
 _EXPONENT = re.compile(r"[0-9][eE]")
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+_STRING = re.compile(r'"(?:[^"\\]++|\\.)*+"')
+_STRING_OR_DUBIOUS = re.compile(f"{_STRING.pattern}|{_DUBIOUS.pattern}")
 _BRACKET = re.compile(r"[\[\]{}]")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -207,17 +213,16 @@ def document(raw: Raw) -> str:
 
     Raises:
         InvalidRequest: it has more than 32 levels, is larger than 64 KiB with its numbers written
-            out in full, or holds the character NUL, none of which PostgreSQL can or should hold.
+            out, holds the character NUL, which PostgreSQL cannot, or a number that is no finite
+            double or has more than 330 characters (RFC 8259, 6).
     """
     text = bytes(raw).decode()
     if text.count("[") + text.count("{") > DATA_DEPTH:
         _refuse_deep(text)
     if "\\u0000" in text:
         _refuse_nul(text)
-    if len(text) > DECIMALS and _LONG_DECIMALS.search(_STRING.sub("", text)):
-        raise InvalidRequest(f"`data` must not hold more than {DECIMALS} decimals in a number.")
-    if _EXPONENT.search(text):
-        _refuse_large_numbers(text)
+    if _EXPONENT.search(text) or _may_hold_long_digits(text):
+        _refuse_unreadable_numbers(text)
     return text
 
 
@@ -235,19 +240,57 @@ def _refuse_nul(text: str) -> None:
         raise InvalidRequest("`data` must not hold the character U+0000.")
 
 
-def _refuse_large_numbers(text: str) -> None:
-    """Refuses numbers that are short as they are sent and long as they are answered: `1e131071`."""
-    written_out = len(text)
-    for whole, decimals, exponent in _SCIENTIFIC.findall(_STRING.sub("", text)):
+def _may_hold_long_digits(text: str) -> bool:
+    return len(text) >= _LONG_DIGITS and _LONG_SAMPLE.search(text[::_STRIDE]) is not None
+
+
+def _refuse_unreadable_numbers(text: str) -> None:
+    """Refuses numbers that not every client can read, or that together are long once written out.
+
+    A number is answered as jsonb writes it, without an exponent.
+    """
+    characters = len(text)
+    for number, exponent in _DUBIOUS.findall(_STRING.sub("", text)):
         # Eight digits are enough to be refused, and converting more could take long.
-        shift = int(exponent.lstrip("+-0")[:8] or 0) * (-1 if "-" in exponent else 1)
-        written_out += abs(shift)
-        if len(decimals) - shift > DECIMALS:
-            raise InvalidRequest(f"`data` must not hold more than {DECIMALS} decimals in a number.")
-        if len(whole) + shift > DATA_BYTES or written_out > DATA_BYTES:
+        zeros = int(exponent.lstrip("+-0")[:8] or 0)
+        if len(number) + zeros >= _LONG_DIGITS and not _is_readable(number):
+            shown = quoted(number).replace('"', "")
             raise InvalidRequest(
-                "`data` must be at most 64 KiB with its numbers written out in full."
+                f"`data` holds the number {shown}, which not every JSON"
+                f" client can read: a number must be less than 1.8e308, and have at most"
+                f" {NUMBER_CHARACTERS} characters without an exponent. Send it as a string."
             )
+        characters += zeros
+        if characters > DATA_BYTES:
+            raise InvalidRequest(
+                f"`data` must be at most {DATA_BYTES // 1024} KiB with its numbers written out"
+                " without exponents."
+            )
+
+
+def _is_readable(number: str) -> bool:
+    """Returns whether a number is a finite double, and short enough with and without exponent."""
+    if len(number) > NUMBER_CHARACTERS or math.isinf(float(number)):
+        return False
+    try:
+        amount = Decimal(number)
+    except InvalidOperation:  # The exponent has twenty digits.
+        return False
+    # Also of zero: from 1e9 on, jsonb takes no exponent at all.
+    return abs(amount.adjusted()) <= NUMBER_CHARACTERS and len(f"{amount:f}") <= NUMBER_CHARACTERS
+
+
+def readable(text: str) -> str:
+    """Returns what jsonb wrote, with each number in quotes that not every client can read.
+
+    An older version of the service may have stored it.
+    """
+    return _STRING_OR_DUBIOUS.sub(_in_quotes, text) if _may_hold_long_digits(text) else text
+
+
+def _in_quotes(token: re.Match[str]) -> str:
+    text = token[0]
+    return text if text[0] == '"' or _is_readable(text) else f'"{text}"'
 
 
 def encode(payment: Payment | LegacyPayment) -> bytes:
