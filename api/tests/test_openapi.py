@@ -324,7 +324,7 @@ def test_the_limits_that_are_told_are_the_defaults() -> None:
         assert row in text
     data = SPEC["components"]["schemas"]["Data"]["description"]
     assert f"At most {models.DATA_DEPTH} levels" in data
-    assert f"more than {models.DECIMALS} decimals" in data
+    assert f"at most {models.NUMBER_CHARACTERS} characters" in data
     assert f"{models.DATA_BYTES // 1024} KiB" in " ".join(data.split())
 
 
