@@ -12,7 +12,7 @@ import asyncpg
 import msgspec
 
 from payments.errors import DatabaseUnavailable
-from payments.models import Payment
+from payments.models import Payment, readable
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -438,7 +438,7 @@ def _payment(row: asyncpg.Record) -> Payment:
     return Payment(
         id=row["id"],
         status=row["status"],
-        data=msgspec.Raw(row["data"]),
+        data=msgspec.Raw(readable(row["data"])),
         payment=msgspec.Raw(b"null" if value is None else value),
         created_at=row["created_at"],
         created_by=row["created_by"],

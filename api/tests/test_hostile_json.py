@@ -257,6 +257,35 @@ async def test_numbers_that_are_long_together_once_written_out(shared: Api) -> N
     assert await kept(shared, document) == exactly(document)
 
 
+@pytest.mark.parametrize(
+    ("stored", "answered"),
+    [
+        ("1e16000", f'"1{"0" * 16_000}"'),
+        ("-18" + "0" * 307, f'"-18{"0" * 307}"'),
+        (f"{DIGITS_330}1", f'"{DIGITS_330}1"'),
+        # Readable ones, and what is in a string or is a name.
+        ("17" + "0" * 307, "17" + "0" * 307),
+        (DIGITS_330, DIGITS_330),
+        (f'"\\"1{"0" * 400}"', f'"\\"1{"0" * 400}"'),
+    ],
+    ids=lambda text: text[:12],
+)
+async def test_what_an_older_version_stored_breaks_no_page(
+    api: Api, database: Database, stored: str, answered: str
+) -> None:
+    data = f'{{"9{"0" * 400}": [{stored}, {stored}], "b": 1}}'
+    await database.fetch(
+        "INSERT INTO payments (created_by, payment, data) VALUES ('shop', 1, $1::text::jsonb)", data
+    )
+    await api.payment()
+    for path in ("/v1/payments/1", "/v1/payments", "/list"):
+        answer = await api.send("GET", path)
+        assert f": [{answered}, {answered}]" in answer.text
+        json.loads(answer.content)
+    consumed = await api.send("PATCH", "/v1/payments/1", '{"status": "consumed"}')
+    assert f": [{answered}, {answered}]" in consumed.text
+
+
 _digits = st.text("0123456789", min_size=1, max_size=340)
 _long_number = st.builds(
     "{}{}{}{}".format,
