@@ -204,6 +204,20 @@ class InternalError(Problem):
     type = "/problems/internal-error"
 
 
+class TransferCodingNotImplemented(Problem):
+    """The service does not decode this transfer coding."""
+
+    status = 501
+    type = "/problems/not-implemented"
+
+
+class HttpVersionNotSupported(Problem):
+    """The service speaks HTTP/1.1 and HTTP/1.0."""
+
+    status = 505
+    type = "/problems/http-version-not-supported"
+
+
 class _Unavailable(Problem):
     status = 503
     retry_after_seconds = 1
