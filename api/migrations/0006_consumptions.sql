@@ -9,7 +9,7 @@ CREATE TABLE IF NOT EXISTS public.consumptions (
   client text NOT NULL,
   idempotency_key text NOT NULL CONSTRAINT consumptions_idempotency_key_length
     CHECK (char_length(idempotency_key) BETWEEN 1 AND 255),
-  requested integer NOT NULL CONSTRAINT consumptions_requested_range
+  requested bigint NOT NULL CONSTRAINT consumptions_requested_range
     CHECK (requested BETWEEN 1 AND 1000),
   payment_ids bigint [] NOT NULL CONSTRAINT consumptions_payment_ids_count
     CHECK (cardinality(payment_ids) BETWEEN 1 AND requested),

@@ -193,9 +193,10 @@ def keys_revoke(id: int) -> None:
     help="How long a deleted payment's row is kept.",
 )
 def purge(retention_days: int) -> None:
-    """Remove the rows of payments deleted longer ago than the retention.
+    """Remove the rows of payments deleted longer ago than the retention, and old keys of consumers.
 
-    A removed row takes its Idempotency-Key along: the same key would make a new payment. Nothing is
+    A removed row takes its Idempotency-Key along: the same key would create a new payment. The keys
+    of POST /v1/consumptions are removed as long after they were used. Nothing is
     removed while a payment is deleted before it was created, or in the future: its times are false.
     """
     total = _on_database(lambda connection: _purge(connection, timedelta(days=retention_days)))
@@ -279,14 +280,22 @@ async def _purge(connection: asyncpg.Connection, retention: timedelta) -> int:
             f"nothing was removed: the deletions of payments {ids} have impossible times; see"
             " `payments audit`, and correct them by a reviewed migration"
         )
+    # The keys first: what one names is deleted later than it was consumed, and still there.
+    await _purge_all(connection, queries.PURGE_CONSUMPTIONS, retention, "keys")
+    return await _purge_all(connection, queries.PURGE, retention, "payments")
+
+
+async def _purge_all(
+    connection: asyncpg.Connection, sql: str, retention: timedelta, name: str
+) -> int:
     total = 0
     while True:
-        result = await connection.execute(queries.PURGE, retention, PURGE_ROWS)
+        result = await connection.execute(sql, retention, PURGE_ROWS)
         removed = int(result.removeprefix("DELETE "))
         total += removed
         if removed < PURGE_ROWS:
             return total
-        click.echo(f"{total} payments removed so far", err=True)
+        click.echo(f"{total} {name} removed so far", err=True)
 
 
 def _source_options(command: Callable[..., None]) -> Callable[..., None]:

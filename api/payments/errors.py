@@ -44,9 +44,7 @@ class Problem(Exception):
     status: ClassVar[int]
     type: ClassVar[str]
 
-    def __init__(
-        self, detail: str, members: dict[str, Any] | None = None, **headers: str
-    ) -> None:
+    def __init__(self, detail: str, members: dict[str, Any] | None = None, **headers: str) -> None:
         """Takes the sentence, and what else the caller may need.
 
         Args:

@@ -29,11 +29,12 @@ from payments.models import (
     Status,
     StatusChange,
 )
-from payments.queries import Consumption, Created, Creation, Found, Page
+from payments.queries import Consumption, Created, Creation, Dequeue, Found, Page
 from payments.queue import Queue
 
 MEDIA_TYPE = JSON[1]
 NDJSON = (b"content-type", b"application/x-ndjson")
+VARY = (b"vary", b"accept")
 LOCKED_PAUSE_SECONDS = 0.05  # many round trips to the database, and short for who waits
 
 _ENTITY_TAG = re.compile(r'[ \t]*(?:(W/)?("[^"]*")[ \t]*)?(?:,|$)')
@@ -112,16 +113,16 @@ class Handlers:
     async def list(self, request: Request, client: str) -> Response:
         """Answers with one page, or with a stream of everything."""
         streamed = lists.wants_stream(request.header(b"accept"))
-        page = lists.parse(
-            request.query_string, self._settings.page_limit_bytes, streamed=streamed
-        )
+        query = lists.parse(request.query_string, self._settings.page_limit_bytes, streamed)
         async with self._database.connection() as connection:
-            if isinstance(page, str):
-                payments, more = await queries.find_by_key(connection, client, page), False
+            if query.idempotency_key is None:
+                payments, more = await queries.list_page(connection, query.page)
             else:
-                payments, more = await queries.list_page(connection, page)
+                payments = await queries.find_by_key(connection, client, query.idempotency_key)
+                more = False
         if streamed:
-            return self._lines(request, page, payments, more)
+            pages = lists.pages(self._database, request, query.page, payments, more)
+            return Response(200, [NDJSON, VARY], None if request.head else lists.lines(pages))
         cursor = lists.cursor(payments[-1]) if more else None
         response = Response(200, [JSON, VARY], models.encode_list(payments, cursor))
         if cursor is not None:
@@ -147,7 +148,8 @@ class Handlers:
         """Consumes the oldest inserted payments and answers with them."""
         key = _idempotency_key(request)
         limit = models.decode(_json_body(request), ConsumptionRequest).limit
-        consumed = await self._queue.consume(client, key, limit, self._settings.page_limit_bytes)
+        call = Dequeue(client, key, limit, self._settings.page_limit_bytes)
+        consumed = await self._queue.consume(call)
         if not consumed.matches:
             raise IdempotencyKeyReused("This Idempotency-Key was used with another `limit`.")
         if consumed.replayed:

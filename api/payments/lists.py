@@ -7,7 +7,7 @@ import struct
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import timedelta
-from typing import get_args
+from typing import NamedTuple, get_args
 from urllib.parse import parse_qsl, urlencode
 
 from payments import models, parameters, queries
@@ -20,6 +20,7 @@ from payments.queries import LAST_ID, Page, Position
 LIMIT = 1000  # payments of a page
 DEFAULT_LIMIT = 100
 IDEMPOTENCY_KEY_LENGTH = 255
+CLIENT_NAME_LENGTH = 63
 
 # A page of a stream. Each of its readers holds some times its bytes in memory.
 STREAM_ROWS = 1000
@@ -36,7 +37,9 @@ KNOWN = (
     "cursor",
 )
 
-_STREAMED = re.compile(r"application/x-ndjson\s*(?:;\s*q=(?:1(?:\.0*)?|0\.0*[1-9][0-9]*))?", re.IGNORECASE)
+_STREAMED = re.compile(
+    r"application/x-ndjson\s*(?:;\s*q=(?:1(?:\.0*)?|0\.0*[1-9][0-9]*))?", re.IGNORECASE
+)
 _CURSOR = re.compile(r"[A-Za-z0-9_-]{22}")
 
 
@@ -46,47 +49,59 @@ def wants_stream(accept: str | None) -> bool:
     return any(_STREAMED.fullmatch(range.strip()) for range in ranges)
 
 
-def parse(query_string: str, limit_bytes: int, *, streamed: bool) -> Page | str:
-    """Returns the page that a list begins with, or the Idempotency-Key whose payment is asked for.
+class Query(NamedTuple):
+    """The page that a list begins with, or the Idempotency-Key whose payment is asked for."""
+
+    page: Page
+    idempotency_key: str | None = None
+
+
+def parse(query_string: str, limit_bytes: int, streamed: bool) -> Query:
+    """Returns what a list asks for.
 
     Raises:
         InvalidRequest: a parameter is not known or not right.
     """
     given = parameters.parse_query(query_string, KNOWN)
-    if "idempotency_key" in given:
+    if streamed and "limit" in given:
+        raise InvalidRequest("A stream has everything that matches; send no `limit` with it.")
+    page = Page(STREAM_ROWS, STREAM_BYTES)
+    if not streamed:
+        limit = parameters.parse_limit("limit", given.get("limit", str(DEFAULT_LIMIT)), LIMIT)
+        page = Page(limit, limit_bytes)
+    if (key := given.get("idempotency_key")) is not None:
         if len(given) > 1:
             raise InvalidRequest(
                 "`idempotency_key` names one payment; send no other parameter with it."
             )
-        return parameters.parse_printable(
-            "idempotency_key", given["idempotency_key"], IDEMPOTENCY_KEY_LENGTH
-        )
-    if streamed:
-        if "limit" in given:
-            raise InvalidRequest("A stream has everything that matches; send no `limit` with it.")
-        page = Page(STREAM_ROWS, STREAM_BYTES)
-    else:
-        limit = parameters.parse_limit("limit", given.get("limit", str(DEFAULT_LIMIT)), LIMIT)
-        page = Page(limit, limit_bytes)
+        name = "idempotency_key"
+        return Query(page, parameters.parse_printable(name, key, IDEMPOTENCY_KEY_LENGTH))
+    return Query(_bounded(_filtered(page, given), given))
+
+
+def _filtered(page: Page, given: dict[str, str]) -> Page:
     if (text := given.get("status")) is not None:
         page = page._replace(status=parameters.parse_choice("status", text, get_args(Status)))
     if (text := given.get("created_by")) is not None:
-        page = page._replace(created_by=parameters.parse_printable("created_by", text, 63))
+        text = parameters.parse_printable("created_by", text, CLIENT_NAME_LENGTH)
+        page = page._replace(created_by=text)
     if (text := given.get("order")) is not None:
         order = parameters.parse_choice("order", text, ("asc", "desc"))
         page = page._replace(descending=order == "desc")
-    # Both bounds are exclusive: the first one is after all payments of its time.
+    return page
+
+
+def _bounded(page: Page, given: dict[str, str]) -> Page:
+    # Both times are exclusive: the page begins after all payments of that time.
     if (text := given.get("created_after")) is not None:
         page = page._replace(after=(parameters.parse_time("created_after", text), LAST_ID))
     if (text := given.get("created_before")) is not None:
         page = page._replace(before=(parameters.parse_time("created_before", text), 0))
-    if (text := given.get("cursor")) is not None:
-        position = _position(text)
-        if page.descending:
-            page = page._replace(before=min(page.before, position))
-        else:
-            page = page._replace(after=max(page.after, position))
-    return page
+    if (text := given.get("cursor")) is None:
+        return page
+    if page.descending:
+        return page._replace(before=min(page.before, _position(text)))
+    return page._replace(after=max(page.after, _position(text)))
 
 
 def cursor(payment: Payment) -> str:

@@ -74,8 +74,17 @@ class Consumption(NamedTuple):
     unchanged_since: datetime | None
 
 
-class Consumed(NamedTuple):
-    """The answer to `consume_oldest`: `replayed` when its key had consumed these before."""
+class Dequeue(NamedTuple):
+    """A call that consumes the oldest inserted payments."""
+
+    client: str
+    idempotency_key: str | None
+    limit: int
+    limit_bytes: int
+
+
+class Dequeued(NamedTuple):
+    """The answer to it: `replayed` when its key had consumed these before."""
 
     payments: list[Payment]
     replayed: bool
@@ -204,8 +213,8 @@ RETURNING
 # Two calls with one key take turns, for the length of a transaction. Otherwise the second one, for
 # which the rows of the first are locked, could find nothing left and answer that nothing was
 # consumed, while the first one commits. A key that was used before consumes nothing here, and is
-# looked up by CONSUMED, which sees what the first one committed.
-CONSUME_OLDEST = """
+# looked up by DEQUEUED, which sees what the first one committed.
+DEQUEUE = """
 WITH turn AS MATERIALIZED (
   SELECT pg_advisory_xact_lock(hashtextextended($1::text || ' ' || $2::text, 0))
   WHERE $2 IS NOT NULL
@@ -217,7 +226,7 @@ WITH turn AS MATERIALIZED (
     AND (status, created_at, id) > ('inserted', $4::timestamptz, $5::bigint)
     AND status <= 'inserted' AND deleted_at IS NULL
   ORDER BY status, created_at, id
-  LIMIT $3::integer
+  LIMIT $3::bigint
   FOR UPDATE SKIP LOCKED
 ), taken AS MATERIALIZED (
   SELECT id FROM (
@@ -246,7 +255,7 @@ RETURNING
 
 # The payments as they were answered when the key consumed them. A deletion is all that can have
 # happened since; it moved updated_at, which the consumption had set to the time restored here.
-CONSUMED = """
+DEQUEUED = """
 SELECT
   p.id, 'consumed' AS status, p.data::text, p.payment::text, p.created_at, p.created_by,
   CASE
@@ -340,7 +349,8 @@ LIST = {
         values="$8::text," if one_client else "",
         order=", ".join(
             f"{column} {'DESC' if descending else 'ASC'}"
-            for column in (["created_by"] if one_client else []) + ["status"]
+            # With the table's name: the status alone is the text that is answered.
+            for column in (["created_by"] if one_client else []) + ["payments.status"]
         ),
     )
     for one_client in (False, True)
@@ -413,7 +423,7 @@ SESSION = {
     "row_security": "on",
     "transaction_timeout": "0",
     "idle_session_timeout": "0",
-    # Each statement has one plan that is right whatever its parameters are. To plan it anew for each
+    # Each statement has one plan that is right whatever its parameters are. To plan it for each
     # call is a third of what a consumption costs.
     "plan_cache_mode": "force_generic_plan",
 }
@@ -424,8 +434,8 @@ NAMES = {
     REPLAY: "replay",
     READ: "read",
     CONSUME: "consume",
-    CONSUME_OLDEST: "consume_oldest",
-    CONSUMED: "consumed",
+    DEQUEUE: "dequeue",
+    DEQUEUED: "dequeued",
     LAST_CONSUMED: "last_consumed",
     DELETE: "delete",
     **dict.fromkeys((*LIST.values(), BY_KEY), "list"),
@@ -525,26 +535,20 @@ async def consume(
     return [changed.pop(consumption.id, None) for consumption in consumptions]
 
 
-async def consume_oldest(
-    connection: "Connection",
-    client: str,
-    idempotency_key: str | None,
-    limit: int,
-    limit_bytes: int,
-    after: Position,
-) -> Consumed:
+async def dequeue(connection: "Connection", call: Dequeue, after: Position) -> Dequeued:
     """Consumes the oldest inserted payments after a position; those of others' locks are skipped.
 
     There are at most `limit`, and fewer when their data passes `limit_bytes`, but at least one if
     there is one at all. A key that was used before answers what it consumed then.
     """
     rows = await connection.fetch(
-        CONSUME_OLDEST, client, idempotency_key, limit, *after, limit_bytes
+        DEQUEUE, call.client, call.idempotency_key, call.limit, *after, call.limit_bytes
     )
-    if rows or idempotency_key is None:
-        return Consumed(_in_order(rows), False, True)
-    rows = await connection.fetch(CONSUMED, client, idempotency_key)
-    return Consumed(_in_order(rows), bool(rows), all(row["requested"] == limit for row in rows))
+    if rows or call.idempotency_key is None:
+        return Dequeued(_in_order(rows), replayed=False, matches=True)
+    rows = await connection.fetch(DEQUEUED, call.client, call.idempotency_key)
+    matches = all(row["requested"] == call.limit for row in rows)
+    return Dequeued(_in_order(rows), replayed=bool(rows), matches=matches)
 
 
 def _in_order(rows: Sequence[asyncpg.Record]) -> list[Payment]:
@@ -579,8 +583,6 @@ async def list_page(connection: "Connection", page: Page) -> tuple[list[Payment]
     return [_payment(row) for row in rows[: page.limit]], more
 
 
-async def find_by_key(
-    connection: "Connection", client: str, idempotency_key: str
-) -> list[Payment]:
+async def find_by_key(connection: "Connection", client: str, idempotency_key: str) -> list[Payment]:
     """Returns the payment that the client's key created, or nothing."""
     return [*map(_payment, await connection.fetch(BY_KEY, client, idempotency_key))]

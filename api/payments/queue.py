@@ -5,7 +5,7 @@ import time
 
 from payments import queries
 from payments.db import Database
-from payments.queries import FIRST, Consumed, Position
+from payments.queries import FIRST, Dequeue, Dequeued, Position
 
 # A walk from the first payment on may take this part of the time, whatever it costs.
 WALK_RATIO = 0.05
@@ -28,10 +28,8 @@ class Queue:
         self._after: Position | None = None
         self._walk_at = 0.0
 
-    async def consume(
-        self, client: str, idempotency_key: str | None, limit: int, limit_bytes: int
-    ) -> Consumed:
-        """Consumes at most `limit` payments, or gives again what the key consumed before."""
+    async def consume(self, call: Dequeue) -> Dequeued:
+        """Consumes payments, or gives again what the call's key consumed before."""
         async with self._database.connection() as connection:
             if self._after is None:
                 # If the first walk takes too long for a statement, the next call begins here.
@@ -41,19 +39,12 @@ class Queue:
             if walk:
                 self._walk_at = math.inf  # one at a time
             try:
-                consumed = await queries.consume_oldest(
-                    connection,
-                    client,
-                    idempotency_key,
-                    limit,
-                    limit_bytes,
-                    FIRST if walk else self._after,
-                )
+                answer = await queries.dequeue(connection, call, FIRST if walk else self._after)
             finally:
                 if walk:
                     ended = time.monotonic()
                     self._walk_at = ended + (ended - began) / WALK_RATIO
-        if consumed.payments and not consumed.replayed:
-            last = consumed.payments[-1].position
+        if answer.payments and not answer.replayed:
+            last = answer.payments[-1].position
             self._after = last if walk else max(self._after, last)
-        return consumed
+        return answer

@@ -290,6 +290,17 @@ async def test_purge_keeps_what_is_not_old_enough(database: Database) -> None:
     assert await left() == [1, 2, 3]
 
 
+async def test_purge_of_keys_of_consumptions(database: Database) -> None:
+    await database.fetch(
+        "INSERT INTO consumptions (client, idempotency_key, requested, payment_ids, consumed_at)"
+        " SELECT 'shop', days::text, 1, '{1}', now() - days * interval '1 day'"
+        " FROM unnest('{364, 366}'::int[]) AS days"
+    )
+    assert (await run_on(database, "purge")).output == "0 payments removed.\n"
+    [left] = await database.fetch("SELECT idempotency_key FROM consumptions")
+    assert left["idempotency_key"] == "364"
+
+
 async def test_purge_of_many(database: Database) -> None:
     await database.fetch("""
         INSERT INTO payments (created_by, created_at, deleted_at, deleted_by)

@@ -28,7 +28,19 @@ async def test_the_answer(api: Api) -> None:
     assert answer.status_code == 201
     assert answer.headers["Content-Type"] == "application/json"
     made = answer.json()
-    assert [*made] == ["id", "status", "data", "payment", "created_at", "updated_at"]
+    assert [*made] == [
+        "id",
+        "status",
+        "data",
+        "payment",
+        "created_at",
+        "created_by",
+        "updated_at",
+        "consumed_at",
+        "consumed_by",
+    ]
+    assert made["created_by"] == CLIENT
+    assert made["consumed_at"] is made["consumed_by"] is None
     assert made["status"] == "inserted"
     assert made["data"] == {"order": 1}
     assert made["payment"] == 12345.67

@@ -14,6 +14,7 @@ from tests.conftest import CLIENT, Api, Database, Serve, client, problem
 
 CONSUME = '{"status": "consumed"}'
 INSERT = '{"status": "inserted"}'
+FIELDS = ("id", "status", "data", "payment", "created_at", "updated_at")
 
 FILL = """
 INSERT INTO payments (payment, data, created_by)
@@ -62,7 +63,8 @@ async def test_create(shared: Api, body: str, expected: dict[str, Any]) -> None:
     made = answer.json()
     assert {name: made[name] for name in expected} == expected
     read = await shared.send("GET", f"/v1/payments/{made['id']}")
-    assert read.content == answer.content
+    assert made == {name: read.json()[name] for name in FIELDS}
+    assert read.headers["ETag"] == answer.headers["ETag"]
 
 
 async def test_what_is_created_consumed_is_consumed_by_its_creator(

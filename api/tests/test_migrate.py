@@ -308,6 +308,12 @@ APP_PRIVILEGES = {
     "column payments.deleted_by UPDATE",
     "column payments.status UPDATE",
     "column payments.updated_at UPDATE",
+    "column payments.consumption_key UPDATE",
+    "table consumptions SELECT",
+    "column consumptions.client INSERT",
+    "column consumptions.idempotency_key INSERT",
+    "column consumptions.requested INSERT",
+    "column consumptions.payment_ids INSERT",
     "sequence payments_id_seq USAGE",
     "function oldest_transaction()",
 }

@@ -40,6 +40,11 @@ DELETE = (
     " WHERE id = {id}"
 )
 RIGHT = {"id": "1", "at": "now()", "by": "'shop'", "updated": "now()"}
+REMEMBER = (
+    "INSERT INTO consumptions (client, idempotency_key, requested, payment_ids)"
+    " VALUES ({client}, {key}, {requested}, {ids})"
+)
+RIGHT_MEMORY = {"client": "'shop'", "key": "'key'", "requested": "1", "ids": "'{2}'"}
 CREATE_CONSUMED = (
     "INSERT INTO payments (created_by, status, consumed_at, consumed_by)"
     " VALUES ('shop', 'consumed', {at}, {by})"
@@ -54,6 +59,11 @@ def consume(**wrong: str) -> str:
 def delete(**wrong: str) -> str:
     """Returns a deletion that is right but for this."""
     return DELETE.format_map(RIGHT | wrong)
+
+
+def remember(**wrong: str) -> str:
+    """Returns the memory of a consumption that is right but for this."""
+    return REMEMBER.format_map(RIGHT_MEMORY | wrong)
 
 
 TIMES = ("'1999-01-01'", "now() - interval '1 us'", "now() + interval '1 us'", "'infinity'")
@@ -130,6 +140,36 @@ WRITES = {
         "INSERT INTO payments (created_by, idempotency_key) VALUES ('shop', '1')",
         "INSERT INTO payments (created_by, idempotency_key) VALUES ('shop', '')",
     ],
+    "payments.consumption_key": [
+        "UPDATE payments SET consumption_key = 'x', updated_at = now() WHERE id = 1",
+        "UPDATE payments SET consumption_key = 'x', updated_at = now() WHERE id = 2",
+        "INSERT INTO payments (created_by, consumption_key) VALUES ('shop', 'x')",
+        consume(by="'shop', consumption_key = ''"),
+    ],
+    "consumptions.client": [
+        *(remember(client=name) for name in (*STRANGERS, "NULL")),
+        "UPDATE consumptions SET client = 'till'",
+    ],
+    "consumptions.idempotency_key": [
+        *(remember(key=key) for key in ("''", "NULL", "repeat('x', 256)")),
+        f"{remember()}; {remember()}",
+        "UPDATE consumptions SET idempotency_key = 'x'",
+    ],
+    "consumptions.requested": [
+        *(remember(requested=limit) for limit in ("0", "1001", "NULL")),
+        "UPDATE consumptions SET requested = 2",
+    ],
+    "consumptions.payment_ids": [
+        *(remember(ids=ids) for ids in ("'{}'", "'{1, 2}'", "NULL")),
+        "UPDATE consumptions SET payment_ids = '{1}'",
+    ],
+    "consumptions.consumed_at": [
+        (
+            "INSERT INTO consumptions (client, idempotency_key, requested, payment_ids,"
+            " consumed_at) VALUES ('shop', 'x', 1, '{2}', now())"
+        ),
+        "UPDATE consumptions SET consumed_at = now()",
+    ],
     **{
         f"{table}.{column}": [
             f"UPDATE {table} SET {column} = DEFAULT",
@@ -160,6 +200,9 @@ REFUSED = (
 STATEMENTS = [
     "DELETE FROM payments",
     "TRUNCATE payments",
+    "DELETE FROM consumptions",
+    "TRUNCATE consumptions",
+    "ALTER TABLE consumptions DISABLE ROW LEVEL SECURITY",
     "DELETE FROM api_keys",
     "COPY payments FROM '/etc/hostname'",
     "COPY payments TO '/tmp/payments'",
@@ -223,6 +266,9 @@ REMAINS = [
     "INSERT INTO payments (created_by) VALUES ('shop')",  # in the name of any client with a key
     "INSERT INTO payments (created_by) VALUES ('anonymous')",
     consume(by="'till'"),
+    remember(
+        ids="'{{2}}'"
+    ),  # a key that a client has not used yet then names payments that it consumed before
     delete(by="'till'"),
     "SELECT nextval('payments_id_seq')",
     "INSERT INTO payments (id, created_by) VALUES (1000, 'shop')",  # an id of a later payment
@@ -262,7 +308,7 @@ async def attacked(database: Database) -> Database:
 
 
 async def _content(database: Database) -> list[list[asyncpg.Record]]:
-    tables = ("payments", "api_keys", "schema_migrations")
+    tables = ("payments", "consumptions", "api_keys", "schema_migrations")
     return [await database.fetch(f"SELECT * FROM {table} ORDER BY 1") for table in tables]
 
 

@@ -4,12 +4,14 @@ import asyncio
 from datetime import datetime
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.conftest import CLIENT, Api, Database, Serve, client, problem
 
 CONSUME = '{"status": "consumed"}'
 INSERT = '{"status": "inserted"}'
+ALREADY = "already-consumed"
 
 
 async def _row(database: Database, id: int) -> dict[str, Any]:
@@ -22,7 +24,12 @@ async def test_consume(api: Api, database: Database) -> None:
     answer = await api.send("PATCH", f"/v1/payments/{made['id']}", CONSUME)
     assert answer.status_code == 200
     consumed = answer.json()
-    assert consumed == made | {"status": "consumed", "updated_at": consumed["updated_at"]}
+    assert consumed == made | {
+        "status": "consumed",
+        "updated_at": consumed["updated_at"],
+        "consumed_at": consumed["updated_at"],
+        "consumed_by": CLIENT,
+    }
     assert consumed["updated_at"] > made["updated_at"]
     read = await api.send("GET", f"/v1/payments/{made['id']}")
     assert read.content == answer.content
@@ -32,16 +39,88 @@ async def test_consume(api: Api, database: Database) -> None:
     assert row["consumed_at"] == datetime.fromisoformat(consumed["updated_at"])
 
 
-async def test_consume_twice_changes_nothing(api: Api, database: Database) -> None:
+@pytest.mark.parametrize("key", [{}, {"Idempotency_Key": "other"}])
+async def test_consume_twice_is_a_conflict(
+    api: Api, database: Database, key: dict[str, str]
+) -> None:
     path = f"/v1/payments/{(made := await api.payment())['id']}"
-    first = await api.send("PATCH", path, CONSUME)
+    consumed = (await api.send("PATCH", path, CONSUME, Idempotency_Key="key")).json()
     row = await _row(database, made["id"])
     async with client(api.url, await database.key("other")) as other:
-        second = await other.send("PATCH", path, CONSUME)
-    assert second.status_code == 200
-    assert second.content == first.content
-    assert second.headers["ETag"] == first.headers["ETag"]
+        for again in (api, other):
+            refusal = problem(await again.send("PATCH", path, CONSUME, **key), 409, ALREADY)
+            assert refusal["consumed_at"] == consumed["consumed_at"]
+            assert refusal["consumed_by"] == CLIENT
+            assert CLIENT in refusal["detail"]
     assert await _row(database, made["id"]) == row
+
+
+# Idempotency-Key
+
+
+async def _replays(first: httpx.Response, second: httpx.Response) -> None:
+    assert (second.status_code, second.content) == (200, first.content)
+    assert second.headers["ETag"] == first.headers["ETag"]
+    assert second.headers["Idempotent-Replayed"] == "true"
+    assert "Idempotent-Replayed" not in first.headers
+
+
+@pytest.mark.parametrize("condition", [False, True])
+async def test_a_repeat_with_its_key_has_the_first_answer(
+    api: Api, database: Database, condition: bool
+) -> None:
+    path = f"/v1/payments/{(await api.payment())['id']}"
+    headers = {"Idempotency_Key": "key"}
+    if condition:
+        headers["If_Match"] = (await api.send("GET", path)).headers["ETag"]
+    first = await api.send("PATCH", path, CONSUME, **headers)
+    await _replays(first, await api.send("PATCH", path, CONSUME, **headers))
+    async with client(api.url, await database.key("other")) as other:
+        problem(await other.send("PATCH", path, CONSUME, Idempotency_Key="key"), 409, ALREADY)
+    assert (await api.send("DELETE", path)).status_code == 204
+    await _replays(first, await api.send("PATCH", path, CONSUME, **headers))
+    problem(await api.send("PATCH", path, CONSUME), 404, "payment-not-found")
+
+
+async def test_a_key_is_the_payments_own(api: Api) -> None:
+    """It consumes each payment that is named with it."""
+    for _ in range(2):
+        path = f"/v1/payments/{(await api.payment())['id']}"
+        first = await api.send("PATCH", path, CONSUME, Idempotency_Key="key")
+        assert first.status_code == 200
+        await _replays(first, await api.send("PATCH", path, CONSUME, Idempotency_Key="key"))
+
+
+async def test_the_key_is_stored_with_the_consumption(api: Api, database: Database) -> None:
+    made = await api.payment()
+    await api.send("PATCH", f"/v1/payments/{made['id']}", CONSUME, Idempotency_Key="key")
+    [row] = await database.fetch("SELECT consumption_key, xmin FROM payments")
+    assert row["consumption_key"] == "key"
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256])
+async def test_keys_that_are_refused(shared: Api, key: str) -> None:
+    made = await shared.payment()
+    path = f"/v1/payments/{made['id']}"
+    refusal = problem(
+        await shared.send("PATCH", path, CONSUME, Idempotency_Key=key), 422, "invalid-request"
+    )
+    assert "Idempotency-Key" in refusal["detail"]
+    assert (await shared.send("GET", path)).json() == made
+
+
+async def test_16_repeats_at_once_consume_once(start: Serve, database: Database) -> None:
+    key = await database.key()
+    apis = [Api(await start(batch_size=3), key), Api(await start(), key)]
+    async with apis[0].http, apis[1].http:
+        path = f"/v1/payments/{(await apis[0].payment())['id']}"
+        answers = await asyncio.gather(
+            *(apis[n % 2].send("PATCH", path, CONSUME, Idempotency_Key="k") for n in range(16))
+        )
+    assert {(answer.status_code, answer.content) for answer in answers} == {
+        (200, answers[0].content)
+    }
+    assert sum("Idempotent-Replayed" in answer.headers for answer in answers) == 15
 
 
 async def test_insert_what_is_inserted_changes_nothing(api: Api, database: Database) -> None:
@@ -144,9 +223,7 @@ async def test_a_stale_etag(shared: Api) -> None:
     for body in (CONSUME, INSERT):
         answer = await shared.send("PATCH", path, body, If_Match=stale)
         problem(answer, 412, "precondition-failed")
-    answer = await shared.send("PATCH", path, CONSUME, If_Match=current)
-    assert answer.status_code == 200
-    assert answer.headers["ETag"] == current
+    problem(await shared.send("PATCH", path, CONSUME, If_Match=current), 409, ALREADY)
     answer = await shared.send("PATCH", path, INSERT, If_Match=current)
     problem(answer, 409, "status-conflict")
 
@@ -159,6 +236,22 @@ async def test_a_new_etag_also_when_the_clock_has_gone_back(api: Api, database: 
     after = await api.send("PATCH", path, CONSUME)
     assert after.headers["ETag"] != before.headers["ETag"]
     assert after.json()["updated_at"] > before.json()["updated_at"]
+
+
+@pytest.mark.parametrize(
+    ("method", "body"), [("PATCH", CONSUME), ("PATCH", INSERT), ("DELETE", None)]
+)
+@pytest.mark.parametrize("names", ["{etag}", "W/{etag}", "*"])
+async def test_if_none_match_on_a_write(
+    shared: Api, method: str, body: str | None, names: str
+) -> None:
+    path = f"/v1/payments/{(made := await shared.payment())['id']}"
+    value = names.format(etag=(await shared.send("GET", path)).headers["ETag"])
+    answer = await shared.send(method, path, body, If_None_Match=value)
+    problem(answer, 412, "precondition-failed")
+    assert (await shared.send("GET", path)).json() == made
+    answer = await shared.send(method, path, body, If_None_Match='"other"')
+    assert answer.is_success
 
 
 async def test_of_many_with_one_etag_one_wins(shared: Api) -> None:
@@ -197,11 +290,14 @@ async def test_64_clients_consume_one_payment(start: Serve, database: Database) 
     finally:
         for api in apis:
             await api.http.aclose()
-    assert {answer.status_code for answer in answers} == {200}
-    assert len({answer.content for answer in answers}) == 1
+    assert sorted(answer.status_code for answer in answers) == [200] + [409] * 63
+    [winner] = [answer.json() for answer in answers if answer.status_code == 200]
+    for answer in answers:
+        if answer.status_code == 409:
+            assert problem(answer, 409, ALREADY)["consumed_by"] == winner["consumed_by"]
     [transition] = await database.fetch("SELECT consumed_by FROM transitions")
     row = await _row(database, made["id"])
-    assert row["consumed_by"] == transition["consumed_by"]
+    assert row["consumed_by"] == transition["consumed_by"] == winner["consumed_by"]
     assert row["consumed_at"] == row["updated_at"]
 
 
@@ -215,7 +311,9 @@ async def test_overlapping_sets_of_payments(start: Serve, database: Database) ->
             *(apis[0].send("PATCH", path, CONSUME) for path in paths),
             *(apis[1].send("PATCH", path, CONSUME) for path in reversed(paths)),
         )
-    assert {answer.status_code for answer in answers} == {200}
+    assert sorted(answer.status_code for answer in answers) == [200] * 20 + [409] * 20
+    ids = [answer.json()["id"] for answer in answers if answer.status_code == 200]
+    assert sorted(ids) == [one["id"] for one in made]
 
 
 async def test_a_locked_payment_does_not_fail_the_others(start: Serve, database: Database) -> None:

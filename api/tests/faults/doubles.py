@@ -76,7 +76,7 @@ async def keep_keys_apart(
         if first is not None:
             (payment,) = await queries.read(connection, [first])
             assert payment is not None
-            answers.append(Created(payment, True, True))
+            answers.append(Created(payment.payment, True, True))
             continue
         (made,) = await _create(connection, [creation._replace(idempotency_key=None)])
         assert isinstance(made, Created)
