@@ -5,7 +5,7 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import asyncpg
 
@@ -22,6 +22,7 @@ from payments.errors import (
     NotFound,
     Overloaded,
     Problem,
+    UnsupportedMediaType,
 )
 from payments.handlers import Handlers
 from payments.messages import Request, Response
@@ -46,6 +47,7 @@ _ID = re.compile(r"[1-9][0-9]{0,18}")
 
 _logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Handler = Callable[..., Awaitable[Response]]
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -137,63 +139,85 @@ class Application:
     async def _respond(self, request: Request) -> Response | None:
         """Returns the answer, whatever goes wrong, or None if the caller has left before it."""
         try:
-            body = await self._read_body(request)
-            if body is None:
-                return None
-            request.body = body
-            return await self._answer_in_time(request)
+            return await self._answer(request)
         except Exception as error:
             return _failure(request, error)
 
-    async def _read_body(self, request: Request) -> bytes | None:
-        """Returns the whole body, or None if the caller has gone; the server limits its time."""
-        limit = self._settings.body_limit_bytes
-        # Refused before the first byte where the caller says the size, so that one that sends
-        # `Expect: 100-continue` does not send it at all.
-        length = request.headers.get(b"content-length", b"0")
-        body = b""
-        more = True
-        while more:
-            if int(length) > limit or len(body) > limit:
-                raise BodyTooLarge(f"The body must be at most {limit} bytes.")
-            message = await request.receive()
-            if message["type"] == "http.disconnect":
-                return None
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-        if len(body) > limit:
-            raise BodyTooLarge(f"The body must be at most {limit} bytes.")
-        return body
+    async def _answer(self, request: Request) -> Response | None:
+        """Asks for a body only when nothing but the body can be wrong any more.
 
-    async def _answer_in_time(self, request: Request) -> Response:
-        # Counted from here, because a body that does not arrive costs nothing but its connection.
+        The time of the key check is limited, then the server limits the time of the body, then
+        that of the handler is limited.
+        """
+        route, arguments = self._find(request.method, request.path)
+        request.route = route.path
+        client = await self._in_time(route, self._authenticate, request, route)
+        body = await self._read_body(request)
+        if body is None:
+            return None
+        request.body = body
+        return await self._in_time(route, route.handler, request, client, *arguments)
+
+    async def _in_time(
+        self, route: Route, step: Callable[..., Awaitable[T]], *arguments: object
+    ) -> T:
+        # A body that does not arrive is not counted: it costs nothing but its connection.
+        if self._active >= self._settings.active_requests_limit and route.scope is not None:
+            raise Overloaded("Too many requests are being answered.")
         self._active += 1
         try:
             with self._deadline:
-                return await self._route(request)
+                return await step(*arguments)
         finally:
             self._active -= 1
 
-    async def _route(self, request: Request) -> Response:
-        methods, arguments = self._find(request.path)
-        route = methods.get(request.method)
-        if route is None:
-            allowed = ", ".join(sorted(methods.keys() | ({"HEAD"} if "GET" in methods else set())))
-            raise MethodNotAllowed(f"This address takes {allowed}.", Allow=allowed)
-        request.route = route.path
+    async def _authenticate(self, request: Request, route: Route) -> str:
+        """Returns the caller's name."""
         client = ANONYMOUS
         if route.scope is not None:
-            if self._active > self._settings.active_requests_limit:
-                raise Overloaded("Too many requests are being answered.")
             if self._settings.authentication:
                 header = request.header(b"authorization")
                 client = await self._keys.authenticate(header, route.scope)
             request.client = client
         if route.old:
             metrics.old_route_calls.labels(route.path, client).inc()
-        return await route.handler(request, client, *arguments)
+        return client
 
-    def _find(self, path: str) -> tuple[dict[str, Route], tuple[int | str, ...]]:
+    async def _read_body(self, request: Request) -> bytes | None:
+        """Returns the whole body, or None if the caller has gone; the server limits its time."""
+        limit = self._settings.body_limit_bytes
+        length = int(request.headers.get(b"content-length", b"0"))
+        if length > limit:
+            raise BodyTooLarge(f"The body must be at most {limit} bytes.")
+        if length or b"transfer-encoding" in request.headers:
+            coding = request.headers.get(b"content-encoding", b"")
+            # `identity` names no coding (RFC 9110, section 8.4.1).
+            if coding.lower() not in (b"", b"identity"):
+                raise UnsupportedMediaType(
+                    "Send the body as it is, without Content-Encoding.", Accept_Encoding="identity"
+                )
+        body = b""
+        more = True
+        while more:
+            message = await request.receive()
+            if message["type"] == "http.disconnect":
+                return None
+            body += message.get("body", b"")
+            if len(body) > limit:
+                raise BodyTooLarge(f"The body must be at most {limit} bytes.")
+            more = message.get("more_body", False)
+        return body
+
+    def _find(self, method: str, path: str) -> tuple[Route, tuple[int | str, ...]]:
+        """Returns the route, and the arguments that stand in the path."""
+        methods, arguments = self._find_methods(path)
+        route = methods.get(method)
+        if route is None:
+            allowed = ", ".join(sorted(methods.keys() | ({"HEAD"} if "GET" in methods else set())))
+            raise MethodNotAllowed(f"This address takes {allowed}.", Allow=allowed)
+        return route, arguments
+
+    def _find_methods(self, path: str) -> tuple[dict[str, Route], tuple[int | str, ...]]:
         """Returns what an address takes, by method, and the arguments that stand in it."""
         methods = self._table.get((path, ""))
         if methods is not None:
@@ -251,6 +275,7 @@ def _request(scope: Scope, receive: Receive) -> Request:
     fields = scope["headers"]
     headers = dict(fields)
     if len(headers) < len(fields):
+        # Lists: the server refuses others that are sent twice.
         headers = {}
         for name, value in fields:
             headers[name] = b"%b, %b" % (headers[name], value) if name in headers else value

@@ -72,21 +72,12 @@ class App:
             return
         self.scopes.append(scope)
         path = scope["path"]
-        if path == "/early":
-            await _send(send, 401, b"no key")
-            return
-        if path == "/large":
-            self.seen.append("large")
-            await _send(send, 200, bytes(LARGE))
-            self.seen.append("sent")
+        if path in ("/early", "/large", "/endless"):
+            await self._answer_at_once(path, receive, send)
             return
         if path == "/begun":
             await send({"type": "http.response.start", "status": 200, "headers": []})
             await send({"type": "http.response.body", "body": b"begun", "more_body": True})
-        if path == "/endless":
-            await _stream(receive, send)
-            self.seen.append("disconnect")
-            return
         body = b""
         while True:
             event = await receive()
@@ -106,6 +97,17 @@ class App:
         names = sorted({name.decode() for name, _ in scope["headers"]})
         answer = {"path": path, "length": len(body), "headers": names}
         await _send(send, 200, json.dumps(answer).encode())
+
+    async def _answer_at_once(self, path: str, receive: Any, send: Any) -> None:
+        if path == "/early":
+            await _send(send, 401, b"no key")
+        elif path == "/large":
+            self.seen.append("large")
+            await _send(send, 200, bytes(LARGE))
+            self.seen.append("sent")
+        else:
+            await _stream(receive, send)
+            self.seen.append("disconnect")
 
     async def _live(self, receive: Any, send: Any) -> None:
         await receive()
@@ -709,9 +711,7 @@ async def test_rtsp_after_another_request_is_400(client: Client) -> None:
     await client.refusal(400)
 
 
-async def test_white_space_after_a_value_is_no_part_of_it(
-    running: Running, client: Client
-) -> None:
+async def test_white_space_after_a_value_is_no_part_of_it(running: Running, client: Client) -> None:
     client.send(_head("Idempotency-Key: a b \t"))
     await client.echo()
     assert (b"idempotency-key", b"a b") in running.app.scopes[0]["headers"]
