@@ -429,7 +429,8 @@ async def test_a_body_that_never_ends_is_answered(shared: Api) -> None:
     host, port = shared.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(
-        f"POST /v1/payments HTTP/1.1\r\nHost: x\r\nContent-Length: {10**12}\r\n\r\n".encode()
+        f"POST /v1/payments HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {shared.key}\r\n"
+        f"Content-Length: {10**12}\r\n\r\n".encode()
     )
     async with asyncio.timeout(PATIENCE_SECONDS):
         assert b" 413 " in await reader.readline()
