@@ -105,6 +105,16 @@ BROKEN = [
         [1, 2, 3],
     ),
     (
+        "unreadable-number",
+        (
+            """UPDATE payments SET data = '{"a": [{"b": 1e16000}]}' WHERE id = 1;"""
+            " UPDATE payments SET data = '-17976931348623159e292' WHERE id = 2;"
+            """ UPDATE payments SET data = '["1e400", {"1e400": 17976931348623158e292}]'"""
+            " WHERE id = 3"
+        ),
+        [1, 2],
+    ),
+    (
         "guard-missing",
         "ALTER TABLE payments DROP CONSTRAINT payments_payment_range",
         ["payments_payment_range"],
@@ -211,7 +221,7 @@ async def test_nothing_is_broken(database: Database, user: str) -> None:
     header, *lines, last = result.output.splitlines()
     assert header.split() == ["INVARIANT", "BROKEN", "BY", "EXAMPLES"]
     assert [line.split() for line in lines] == [
-        [name, "0"] for name in (*audit.OF_ROWS, *audit.OF_THE_DATABASE)
+        [name, "0"] for name in (*audit.OF_ROWS, audit.OF_DATA, *audit.OF_THE_DATABASE)
     ]
     assert last == "3 payments audited."
 
@@ -237,15 +247,18 @@ async def test_every_row_is_looked_at_once(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(audit, "SWEEP_ROWS", 7)
+    monkeypatch.setattr(audit, "DATA_ROWS", 7)
     await database.fetch(
         # Deleted later than the audit begins, as others do while it runs.
-        "INSERT INTO payments (id, created_by, deleted_at, deleted_by)"
-        " SELECT 3 * n, '', now() + interval '1 hour', 'shop' FROM generate_series(1, 50) AS n"
+        "INSERT INTO payments (id, created_by, deleted_at, deleted_by, data)"
+        " SELECT 3 * n, '', now() + interval '1 hour', 'shop', '1e400'"
+        " FROM generate_series(1, 50) AS n"
     )
     async with database.connect("payments_app") as connection:
         rows, breaches = await audit.once(connection)
     assert rows == 50
-    assert breaches[0] == ("event-without-client", 50, [3, 6, 9, 12, 15])
+    for invariant in ("event-without-client", "unreadable-number"):
+        assert (invariant, 50, [3, 6, 9, 12, 15]) in breaches
 
 
 @pytest.mark.parametrize("sql", ["UPDATE payments SET status = 'consumed'", "CREATE TABLE t ()"])
@@ -692,4 +705,4 @@ async def test_the_page_names_every_metric_and_no_other(database: Database, roun
     }
     assert set(re.findall(r"^\| `(payments_\w+)", section, re.MULTILINE)) == emitted
     told = set(re.findall(r"^\| `([a-z]+(?:-[a-z]+)+)` ", section, re.MULTILINE))
-    assert told == {*audit.OF_ROWS, *audit.OF_THE_DATABASE}
+    assert told == {*audit.OF_ROWS, audit.OF_DATA, *audit.OF_THE_DATABASE}

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from payments import models
 from tests import PATIENCE_SECONDS
 from tests.conftest import Api, Database, Serve, client, problem
 
@@ -284,6 +285,14 @@ async def test_what_an_older_version_stored_breaks_no_page(
         json.loads(answer.content)
     consumed = await api.send("PATCH", "/v1/payments/1", '{"status": "consumed"}')
     assert f": [{answered}, {answered}]" in consumed.text
+
+
+def test_it_is_found_wherever_it_stands() -> None:
+    number = "18" + "0" * 307
+    for before in range(100):
+        for after in range(30):
+            data = f'["{"x" * before}", {number}, "{"x" * after}"]'
+            assert models.readable(data) == data.replace(number, f'"{number}"')
 
 
 _digits = st.text("0123456789", min_size=1, max_size=340)
