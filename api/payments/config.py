@@ -3,11 +3,13 @@
 import os
 import re
 from collections.abc import Mapping
-from typing import Annotated, get_type_hints
+from typing import Annotated, Literal, get_type_hints
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 from msgspec import Meta
+
+from payments import expected
 
 PREFIX = "PAYMENTS_"
 
@@ -27,13 +29,12 @@ class SettingsError(Exception):
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Every limit, size and time of the service; docs/service.md has a table of them."""
 
-    database_url: Annotated[
-        str, Meta(min_length=1, description="`postgresql://…` URL of the database")
-    ]
+    database_url: Annotated[str, Meta(description="`postgresql://…` URL of the database")]
     database_iam_region: Annotated[
         str,
         Meta(
             pattern="^([a-z]+(-[a-z]+)+-[0-9]+)?$",
+            examples=["sa-east-1"],
             description="Region of the RDS database that IAM opens, without a password in the URL",
         ),
     ] = ""
@@ -54,11 +55,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="Commit that runs, for `payments_build_info`; the image knows its own"),
     ] = "unknown"
     log_level: Annotated[
-        str,
-        Meta(
-            pattern="^(DEBUG|INFO|WARNING|ERROR)$",
-            description="Least severity that is logged: DEBUG, INFO, WARNING or ERROR",
-        ),
+        Literal["DEBUG", "INFO", "WARNING", "ERROR"],
+        Meta(description="Least severity that is logged: DEBUG, INFO, WARNING or ERROR"),
     ] = "INFO"
     log_slow_seconds: Annotated[
         Seconds, Meta(description="A request that takes this long is always logged, as a WARNING")
@@ -70,6 +68,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str,
         Meta(
             pattern=r"^(https?://\S+)?$",
+            examples=["http://collector:4318"],
             description="URL of an OpenTelemetry collector (OTLP over HTTP); without: no traces",
         ),
     ] = ""
@@ -186,10 +185,10 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
     for field, text in given.items():
         try:
             values[field] = msgspec.convert(text, fields[field], strict=False)
-        except msgspec.ValidationError as error:
-            # The database's URL can carry a password, so that no value is repeated here.
-            reason = str(error).replace(", got `str`", ", which this text is not")
-            raise SettingsError(f"{variable(field)}: {reason}") from None
+        except msgspec.ValidationError:
+            # A URL can carry a password, so that no value is repeated here.
+            needed = expected.values(fields[field])
+            raise SettingsError(f"{variable(field)} must be {needed}") from None
     return check(Settings(**values))
 
 

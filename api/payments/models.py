@@ -5,19 +5,18 @@ import math
 import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Raw
 
-from payments.errors import InvalidRequest, MalformedRequest, quoted
+from payments import expected
+from payments.errors import InvalidRequest, MalformedRequest, Problem, quoted
+from payments.expected import Number, shown
 
 Status = Literal["inserted", "consumed"]
 
 Shape = TypeVar("Shape")
-
-# The one kind of value that msgspec repeats in its messages.
-_ENUM_VALUE = re.compile(r" value '.*'", re.DOTALL)
 
 CENT = Decimal("0.01")
 MOST = Decimal("99999.99")
@@ -27,7 +26,7 @@ DATA_BYTES = 64 * 1024
 # The longest finite double written out (-2.2250738585072014e-308) has 327 characters.
 NUMBER_CHARACTERS = 330
 
-_IN_CENTS = re.compile(r"(?:0|[1-9][0-9]{0,4})\.[0-9]{2}")
+_IN_CENTS = re.compile(r"(?:0|[1-9][0-9]{0,9})\.[0-9]{2}")
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _COMMA_DECIMAL = re.compile(r"-?([0-9]{1,3}(\.[0-9]{3})+|[0-9]+),[0-9]+")
 _DOTTED_THOUSANDS = re.compile(r"-?[1-9][0-9]{0,2}(\.[0-9]{3})+")
@@ -136,34 +135,71 @@ def decode(body: bytes, shape: type[Shape]) -> Shape:
     try:
         text = body.decode()
     except UnicodeDecodeError as error:
-        raise MalformedRequest(f"The body is not UTF-8: {error.reason}.") from None
+        raise MalformedRequest(
+            f"The body is not UTF-8: its byte {error.start + 1} is 0x{body[error.start]:02x}."
+        ) from None
     try:
         return msgspec.json.decode(text, type=shape)
-    except msgspec.ValidationError as error:
-        # The shape is refused at its first fault; what follows need not even be JSON.
-        _require_json(text)
-        raise refusal(error) from None
-    except msgspec.DecodeError as error:
-        if _SURROGATE.search(text):
-            _require_json(text)
-            raise InvalidRequest("The body must not hold half a surrogate pair.") from None
-        raise MalformedRequest(f"The body is not JSON: {error}.") from None
+    except msgspec.DecodeError:
+        raise _fault(text, shape) from None
     except RecursionError:
-        raise InvalidRequest(f"`data` must have at most {DATA_DEPTH} levels.") from None
+        raise _too_deep() from None
 
 
-def _require_json(text: str) -> None:
+def _too_deep() -> InvalidRequest:
+    return InvalidRequest(f"`data` must have at most {DATA_DEPTH} levels.")
+
+
+def _fault(text: str, shape: type[Any]) -> Problem:
+    """Returns why a body is refused: first whether it is JSON at all, then what it should be."""
+    if not text.strip():
+        return MalformedRequest("The body is empty; it must be JSON.")
     try:
-        # The standard parser lets half a surrogate pair pass; no number is converted.
-        json.loads(text, parse_int=str, parse_float=str, parse_constant=_no_constant)
-    except ValueError as error:
-        raise MalformedRequest(f"The body is not JSON: {error}.") from None
+        # This parser lets half a surrogate pair pass; no number is converted.
+        body = json.loads(
+            text, parse_int=Number, parse_float=Number, parse_constant=_refuse_constant
+        )
+        if _SURROGATE.search(text):
+            json.dumps(body, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        return MalformedRequest(f"The body is not JSON: there is a mistake at {where}.")
+    except UnicodeEncodeError:
+        return InvalidRequest("The body must not hold half a surrogate pair.")
     except RecursionError:
-        raise InvalidRequest(f"`data` must have at most {DATA_DEPTH} levels.") from None
+        return _too_deep()
+    except MalformedRequest as problem:
+        return problem
+    return InvalidRequest(_fault_of_shape(body, shape))
 
 
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON value")
+def _refuse_constant(name: str) -> None:
+    raise MalformedRequest(f"The body is not JSON: {name} is no JSON value.")
+
+
+def _fault_of_shape(body: object, shape: type[Any]) -> str:
+    if not isinstance(body, dict):
+        return f"The body must be a JSON object, not {shown(body)}."
+    fields = {field.name: field for field in msgspec.structs.fields(shape)}
+    for name in body:
+        if name not in fields:
+            known = ", ".join(f"`{name}`" for name in fields)
+            return f"The body has the unknown field {quoted(name)}; known are {known}."
+    for name, field in fields.items():
+        if name not in body and field.required:
+            return f"The body must have the field `{name}`."
+        if name in body and not _fits(body[name], field.type):
+            return f"`{name}` must be {expected.values(field.type)}, not {shown(body[name])}."
+    return "The body has a field twice; send it once."
+
+
+def _fits(value: object, kind: Any) -> bool:
+    try:
+        text = str(value) if isinstance(value, Number) else json.dumps(value)
+        msgspec.json.decode(text, type=kind)
+    except msgspec.DecodeError:
+        return False
+    return True
 
 
 def value(raw: Raw) -> str | None:
@@ -172,26 +208,34 @@ def value(raw: Raw) -> str | None:
     Takes a number, or a string in one of the forms `12345.67`, `12345,67` and `12.345,67`.
 
     Raises:
-        InvalidRequest: it is none of these, has a third decimal, or is not within 0 to 99999.99.
+        InvalidRequest: it is none of these, has a third decimal, or is not within 0 to `MOST`.
     """
     text = bytes(raw).decode()
-    if _IN_CENTS.fullmatch(text):  # as nearly all are
+    if _IN_CENTS.fullmatch(text) and Decimal(text) <= MOST:  # as nearly all are
         return text
     if text == "null":
         return None
     if text[0] == '"':
-        text = _plain(msgspec.json.decode(raw, type=str))
-    elif not _NUMBER.fullmatch(text):
-        raise InvalidRequest("`payment` must be a number or a string, such as 12345.67.")
+        given: str = msgspec.json.decode(raw, type=str)
+        text, said = _plain(given), quoted(given)
+    elif _NUMBER.fullmatch(text):
+        said = shown(Number(text))
+    else:
+        said = {"[": "an array", "{": "an object"}.get(text[0], text)
+        raise InvalidRequest(
+            f"`payment` must be a number or a string, such as 12345.67, not {said}."
+        )
     try:
         amount = Decimal(text)
-    except InvalidOperation:  # The exponent has twenty digits.
-        raise InvalidRequest("`payment` must have an exponent that makes sense.") from None
+    except InvalidOperation:
+        raise InvalidRequest(f"`payment` has an exponent that is too long: {said}.") from None
     if not 0 <= amount <= MOST:
-        raise InvalidRequest(f"`payment` must be between 0.00 and {MOST}.")
+        raise InvalidRequest(f"`payment` must be between 0.00 and {MOST}, not {said}.")
     cents = abs(amount.quantize(CENT))
     if cents != amount:
-        raise InvalidRequest("`payment` must have at most two decimals; it is never rounded.")
+        raise InvalidRequest(
+            f"`payment` must have at most two decimals, unlike {said}; it is never rounded."
+        )
     return str(cents)
 
 
@@ -200,11 +244,13 @@ def _plain(text: str) -> str:
         return text.replace(".", "").replace(",", ".")
     if _DOTTED_THOUSANDS.fullmatch(text):
         raise InvalidRequest(
-            "`payment` could mean two values: write thousands with decimals, as in 5.000,00,"
-            " or no dot, as in 5000."
+            f"`payment` could mean two values, as {quoted(text)} does: write thousands with"
+            " decimals, as in 5.000,00, or no dot, as in 5000."
         )
     if not _NUMBER.fullmatch(text):
-        raise InvalidRequest("`payment` must look like 12345.67 or 12.345,67.")
+        raise InvalidRequest(
+            f"`payment` must look like 12345.67 or 12.345,67, not like {quoted(text)}."
+        )
     return text
 
 
@@ -319,8 +365,3 @@ def encode_legacy(payments: list[Payment]) -> bytes:
 
 
 _encoder = msgspec.json.Encoder()
-
-
-def refusal(error: msgspec.ValidationError) -> InvalidRequest:
-    """Returns what the caller is told: where something is wrong, but not what stood there."""
-    return InvalidRequest(f"{_ENUM_VALUE.sub(' value', str(error))}.")

@@ -1,7 +1,7 @@
 """Query parameters: from text to values, or a message that says which values are right."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, TypeVar
 from urllib.parse import parse_qsl
@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from payments.errors import InvalidRequest, quoted
+from payments.expected import either
 
 Choice = TypeVar("Choice", bound=str)
 Time = Annotated[datetime, msgspec.Meta(tz=True)]
@@ -35,7 +36,7 @@ def parse_query(query_string: str, known: Collection[str]) -> dict[str, str]:
     return parameters
 
 
-def parse_choice(name: str, text: str, choices: Collection[Choice]) -> Choice:
+def parse_choice(name: str, text: str, choices: Sequence[Choice]) -> Choice:
     """Returns the choice that the text is.
 
     Raises:
@@ -44,11 +45,7 @@ def parse_choice(name: str, text: str, choices: Collection[Choice]) -> Choice:
     for choice in choices:
         if text == choice:
             return choice
-    raise InvalidRequest(f"`{name}` must be {_either(choices)}, not {quoted(text)}.")
-
-
-def _either(choices: Collection[str]) -> str:
-    return " or ".join(f"`{choice}`" for choice in choices)
+    raise InvalidRequest(f"`{name}` must be {either(choices)}, not {quoted(text)}.")
 
 
 def parse_limit(name: str, text: str, most: int) -> int:

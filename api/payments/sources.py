@@ -26,6 +26,7 @@ from msgspec import Raw
 
 from payments import models
 from payments.errors import InvalidRequest, Problem
+from payments.expected import Number, shown
 
 STATUSES = frozenset(get_args(models.Status))
 FIELDS = ("id", "status", "payment", "data")
@@ -48,6 +49,8 @@ JSON_ROW_LIMIT = 1024 * 1024  # characters; a row that is not whole by then is n
 HTTP_TIMEOUT_SECONDS = 60.0
 
 SHOWN = 60  # characters of a value in a reason
+
+_MOST = float(models.MOST)  # a Decimal is slow to compare with
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 
@@ -221,7 +224,7 @@ def _identifier(name: str) -> str:
 
 
 def _cents(value: object) -> int:
-    if isinstance(value, float) and 0 <= value < 100_000:  # a Decimal is slow to compare
+    if isinstance(value, float) and 0 <= value <= _MOST:
         # A double is taken for the shortest decimal that is read as this double, as it was written
         # and answered: 12.1, and not the 12.0999999999999996447 that it is in binary.
         cents = round(value * 100)
@@ -413,7 +416,9 @@ class _Array:
         self._text = ""
         self._position = 0
         self._count = 0
-        self._decoder = json.JSONDecoder(parse_int=_integer, parse_float=str, parse_constant=str)
+        self._decoder = json.JSONDecoder(
+            parse_int=_integer, parse_float=Number, parse_constant=Number
+        )
 
     def elements(self) -> Iterator[tuple[object, str]]:
         """Gives each element, read without care for numbers, and its text."""
@@ -475,8 +480,8 @@ class _Array:
         return SourceError(f"{self._name}, row {self._count + 1} {what}")
 
 
-def _integer(text: str) -> int | str:
-    return int(text) if len(text) < 20 else text
+def _integer(text: str) -> int | Number:
+    return int(text) if len(text) < 20 else Number(text)
 
 
 # What both share
@@ -492,10 +497,7 @@ def _fault(id: object, status: object) -> str | None:
 
 
 def _shown(value: object) -> str:
-    if value is None:
-        return "null"
-    text = f"{value!r}"
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+    return "a blob" if isinstance(value, bytes) else shown(value)
 
 
 def _refused(old: OldPayment) -> OldPayment:

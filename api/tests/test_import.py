@@ -215,7 +215,7 @@ async def test_nothing_is_taken_if_a_row_cannot_be(
     database: Database, import_: Import, tmp_path: Path
 ) -> None:
     result = await import_(BAD)
-    failed(result, "row 3, id 3: status must be inserted or consumed; it is 'paid'")
+    failed(result, 'row 3, id 3: status must be inserted or consumed; it is "paid"')
     failed(result, "4 cannot be taken", "report.csv", "nothing was imported", "--take-the-rest")
     assert [row[:2] for row in report_of(tmp_path)] == [[str(n), str(n)] for n in (2, 3, 4, 5)]
     assert await everything(database) == [(1, False)]

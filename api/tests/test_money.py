@@ -10,8 +10,10 @@ import asyncpg
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from msgspec import Raw
 
-from tests.conftest import Api, Database, problem
+from payments import errors, models
+from tests.conftest import API_DIRECTORY, Api, Database, problem
 
 MANY_NINES = "9" * 5000
 MANY_ZEROS = "0" * 5000
@@ -168,6 +170,57 @@ async def test_a_value_is_refused_or_kept(
             assert spelled(amount) in (await api.send("GET", path)).text, (path, text)
 
 
+def forms(cents: int) -> list[str]:
+    """Returns the spellings in JSON of an amount."""
+    amount = Decimal(cents) / 100
+    plain = f"{amount:.2f}"
+    local = f"{amount:,.2f}".translate(str.maketrans(",.", ".,"))
+    return [
+        plain,
+        f"{plain}000",
+        f"{cents}e-2",
+        f"{cents}E-02",
+        f"{cents / 10**7:.9f}e+5",
+        f'"{plain}"',
+        f'"{local}"',
+        f'"{local.replace(".", "")}"',
+        *([] if cents % 100 else [f"{cents // 100}", f'"{cents // 100}"']),
+    ]
+
+
+@pytest.mark.parametrize("most", ["0.00", "9.99", "49999.99", "99999.99", "100000.00"])
+def test_the_highest_value_is_one_constant(monkeypatch: pytest.MonkeyPatch, most: str) -> None:
+    monkeypatch.setattr(models, "MOST", Decimal(most))
+    limit = int(Decimal(most) * 100)
+
+    @settings(max_examples=100, deadline=None)
+    @given(cents=st.integers(0, 10**8) | st.integers(max(0, limit - 200), limit + 200))
+    @example(cents=limit)
+    @example(cents=limit + 1)
+    def each(cents: int) -> None:
+        for text in forms(cents):
+            if cents > limit:
+                with pytest.raises(errors.InvalidRequest, match=f"between 0.00 and {most}, not"):
+                    models.value(Raw(text.encode()))
+            else:
+                assert models.value(Raw(text.encode())) == f"{Decimal(cents) / 100:.2f}", text
+
+    each()
+
+
+async def test_the_database_and_the_document_have_the_same_highest_value(
+    database: Database,
+) -> None:
+    [row] = await database.fetch(
+        "SELECT pg_get_constraintdef(oid) AS text FROM pg_constraint"
+        " WHERE conname = 'payments_payment_range'"
+    )
+    assert re.findall(r"[0-9.]+", row["text"]) == ["0", str(models.MOST)]
+    document = (API_DIRECTORY / "openapi.yaml").read_text()
+    assert set(re.findall(r"\bmaximum: ([0-9]+\.[0-9]+)", document)) == {str(models.MOST)}
+    assert set(re.findall(r"\b0\.00 (?:to|and) ([0-9]+\.[0-9]+)", document)) == {str(models.MOST)}
+
+
 @settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -177,18 +230,7 @@ async def test_a_value_is_refused_or_kept(
 @example(cents=9_999_999)
 async def test_each_value_is_taken_in_each_form(shared: Api, cents: int) -> None:
     amount = Decimal(cents) / 100
-    plain = f"{amount:.2f}"
-    local = f"{amount:,.2f}".translate(str.maketrans(",.", ".,"))
-    for text in (
-        plain,
-        f"{plain}000",
-        f"{cents}e-2",
-        f"{cents}E-02",
-        f"{cents / 10**7:.7f}e+5",
-        f'"{plain}"',
-        f'"{local}"',
-        f'"{local.replace(".", "")}"',
-    ):
+    for text in forms(cents):
         for route in ("/v1/payments", "/create"):
             answer = await shared.send("POST", route, f'{{"payment": {text}}}')
             assert answer.is_success, (text, answer.text)
