@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from payments import errors, models
-from tests.conftest import API_DIRECTORY, Api, Database, problem
+from tests.conftest import Api, Database, problem
 
 MANY_NINES = "9" * 5000
 MANY_ZEROS = "0" * 5000
@@ -206,19 +206,6 @@ def test_the_highest_value_is_one_constant(monkeypatch: pytest.MonkeyPatch, most
                 assert models.value(Raw(text.encode())) == f"{Decimal(cents) / 100:.2f}", text
 
     each()
-
-
-async def test_the_database_and_the_document_have_the_same_highest_value(
-    database: Database,
-) -> None:
-    [row] = await database.fetch(
-        "SELECT pg_get_constraintdef(oid) AS text FROM pg_constraint"
-        " WHERE conname = 'payments_payment_range'"
-    )
-    assert re.findall(r"[0-9.]+", row["text"]) == ["0", str(models.MOST)]
-    document = (API_DIRECTORY / "openapi.yaml").read_text()
-    assert set(re.findall(r"\bmaximum: ([0-9]+\.[0-9]+)", document)) == {str(models.MOST)}
-    assert set(re.findall(r"\b0\.00 (?:to|and) ([0-9]+\.[0-9]+)", document)) == {str(models.MOST)}
 
 
 @settings(
