@@ -9,18 +9,17 @@ median, and the ratio of two medians of one run. A figure of this machine alone 
 
 import argparse
 import json
-import os
 import statistics
 import sys
-import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
 
+import consumptions
 import curves
 import generators
 import report
@@ -30,7 +29,16 @@ import tables
 from generators import Figures
 from laptop import postgres
 from laptop.postgres import Cluster
-from servers import POSTGRESQL, Server, make_database, mvp, peer, python_version, service, usage
+from servers import (
+    Server,
+    cluster_for_bench,
+    make_database,
+    mvp,
+    peer,
+    python_version,
+    service,
+    usage,
+)
 
 RESULTS = Path(__file__).parent / "results" / "bench.json"
 KINDS = ("create", "read", "list")
@@ -91,16 +99,7 @@ def main() -> int:
         results["statements"] = [*statements.creations(cluster, servers)]
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     report.write()
-    return 0
-
-
-@contextmanager
-def cluster_for_bench(**settings: str) -> Iterator[Cluster]:
-    """Runs a PostgreSQL of its own, in `BENCH_DIRECTORY` if that is set."""
-    with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIRECTORY")) as directory:
-        Path(directory).chmod(0o755)  # PostgreSQL is not root
-        with Cluster(Path(directory) / "data", POSTGRESQL | settings) as cluster:
-            yield cluster
+    return consumptions.main()
 
 
 def _servers(cluster: Cluster, stack: ExitStack, *, check: bool) -> Iterator[Server]:

@@ -73,11 +73,13 @@ def pin() -> None:
 def wrk(
     server: Server, kind: str, connections: int, seconds: float, *, last_id: int = 1, first: int = 0
 ) -> Figures:
-    """Asks as fast as the server answers; `kind` is create, read, list or consume.
+    """Asks as fast as the server answers; `kind` is create, read, list, consume or dequeue.
 
     Consumes other payments, from 1 to `last_id`, for each `first`: as many as it gets done.
+    Dequeues `last_id` payments a request.
     """
-    path = {"create": server.create, "list": server.page}.get(kind, server.read)
+    paths = {"create": server.create, "list": server.page, "dequeue": "/v1/consumptions"}
+    path = paths.get(kind, server.read)
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "30s"]
     command += ["-s", str(REQUESTS), server.url, "--", kind, server.key, path]
     output = _run([*command, str(last_id), str(first)])

@@ -67,6 +67,11 @@ def write_soak() -> None:
     _draw("soak", _memory(soak))
 
 
+def write_consumptions() -> None:
+    """The same for the consumptions."""
+    _write("performance", "consumptions", _consumptions(_read("consumptions")))
+
+
 def _read(name: str) -> dict[str, Any]:
     results: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
     return results
@@ -117,6 +122,32 @@ def _figures(results: dict[str, Any]) -> str:
         f" {results['pgbench_rate']:,.0f} times a second on the same server: the service makes"
         f" {create['rate'] / results['pgbench_rate']:.1f} times as many payments.\n"
     )
+    return "\n".join(lines)
+
+
+def _consumptions(results: dict[str, Any]) -> str:
+    costs = results["postgresql_us"]
+    before = {
+        "none": "nothing",
+        "million": f"{results['consumed']['million']:,} payments",
+        "held": f"{results['consumed']['held']:,}, and a transaction is older than all of them",
+    }
+    lines = [
+        (
+            f"{results['date']}, {results['cores']} cores, Python {results['python']}. One worker"
+            f" consumes {results['limit']} payments a call, each call with a key.\n"
+        ),
+        "| consumed before | PostgreSQL's CPU µs a payment | to nothing |",
+        "|---|---|---|",
+        *(
+            f"| {text} | {costs[name]:.1f} | {costs[name] / costs['none']:.2f} |"
+            for name, text in before.items()
+        ),
+        (
+            f"\n{results['workers']} workers that take {results['workers_limit']} at a time consume"
+            f" {results['rate']:,.0f} payments a second, from one process.\n"
+        ),
+    ]
     return "\n".join(lines)
 
 

@@ -1,7 +1,7 @@
 -- What wrk sends, and the figures it prints:
 --   wrk … -s requests.lua URL -- KIND KEY PATH LAST_ID FIRST
 -- create: a payment under a key of its own; read: any payment from 1 to LAST_ID; list: one page;
--- consume: a payment that no other FIRST, nor this one before, has met.
+-- consume: a payment that no other FIRST, nor this one before, has met; dequeue: the oldest LAST_ID.
 
 -- A prime, so that its multiples meet each payment once, far from each other.
 local STRIDE = 1299709
@@ -27,6 +27,11 @@ function init(arguments)
     wrk.method = "PATCH"
     wrk.headers["Content-Type"] = "application/json"
     wrk.body = '{"status": "consumed"}'
+  elseif kind == "dequeue" then
+    wrk.method = "POST"
+    wrk.headers["Content-Type"] = "application/json"
+    wrk.body = string.format('{"limit": %d}', last_id)
+    prefix = string.format("%s-%d-", tostring({}):sub(8), os.time())
   end
 end
 
@@ -36,6 +41,9 @@ function request()
     wrk.headers["Idempotency-Key"] = prefix .. count
     local body = string.format('{"payment": 12345.67, "data": {"order": "A-1", "n": %d}}', count)
     return wrk.format(nil, path, nil, body)
+  elseif kind == "dequeue" then
+    count = count + 1
+    wrk.headers["Idempotency-Key"] = prefix .. count
   elseif kind == "read" then
     return wrk.format(nil, (path:gsub("{id}", math.random(last_id))))
   elseif kind == "consume" then

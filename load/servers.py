@@ -50,6 +50,15 @@ def python_version() -> str:
     return service
 
 
+@contextmanager
+def cluster_for_bench(**settings: str) -> Iterator[Cluster]:
+    """Runs a PostgreSQL of its own, in `BENCH_DIRECTORY` if that is set."""
+    with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIRECTORY")) as directory:
+        Path(directory).chmod(0o755)  # PostgreSQL is not root
+        with Cluster(Path(directory) / "data", POSTGRESQL | settings) as cluster:
+            yield cluster
+
+
 class Usage(NamedTuple):
     """What a group of processes has used: seconds of CPU, user and system; bytes of memory."""
 

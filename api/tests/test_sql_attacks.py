@@ -266,9 +266,8 @@ REMAINS = [
     "INSERT INTO payments (created_by) VALUES ('shop')",  # in the name of any client with a key
     "INSERT INTO payments (created_by) VALUES ('anonymous')",
     consume(by="'till'"),
-    remember(
-        ids="'{{2}}'"
-    ),  # a key that a client has not used yet then names payments that it consumed before
+    # A key that a client has not used yet then names payments that the client consumed before.
+    remember(ids="'{{2}}'"),
     delete(by="'till'"),
     "SELECT nextval('payments_id_seq')",
     "INSERT INTO payments (id, created_by) VALUES (1000, 'shop')",  # an id of a later payment
