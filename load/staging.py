@@ -183,7 +183,10 @@ class Load:
 
     async def _use(self, number: int, path: str) -> None:
         if number % 10 == 1:
-            answer = await self._http.send("PATCH", path, {"status": "consumed"})
+            # The same payment can come again; with its key it is no conflict then.
+            key = f"load-{self.run}"
+            change = {"status": "consumed"}
+            answer = await self._http.send("PATCH", path, change, Idempotency_Key=key)
         else:
             answer = await self._http.send("GET", path)
         answer.check()
