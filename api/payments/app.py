@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import asyncpg
 
-from payments import auth, docs, logs, metrics, queries, telemetry, tracing
+from payments import auth, docs, encoding, logs, metrics, queries, telemetry, tracing
 from payments.config import Settings
 from payments.db import Database
 from payments.deadline import Deadline
@@ -25,7 +25,7 @@ from payments.errors import (
     UnsupportedMediaType,
 )
 from payments.handlers import Handlers
-from payments.messages import Request, Response
+from payments.messages import Body, Headers, Request, Response
 
 ANONYMOUS = "anonymous"
 
@@ -87,6 +87,10 @@ def routes(handlers: Handlers) -> list[Route]:
     ]
 
 
+# For people, and therefore not in the contract.
+ROOT = Route("GET", "/", None, docs.answer_root)
+
+
 def _table(routes: Iterable[Route]) -> dict[tuple[str, str], dict[str, Route]]:
     """Returns the routes by what comes before a parameter, the parameter, and the method."""
     table: dict[tuple[str, str], dict[str, Route]] = {}
@@ -107,7 +111,7 @@ class Application:
         self._deadline = Deadline(settings.request_timeout_seconds)
         self._active = 0
         self.routes = routes(self._handlers)
-        self._table = _table(self.routes)
+        self._table = _table([*self.routes, ROOT])
         self._old_paths = tuple(route.path.split("{")[0] for route in self.routes if route.old)
 
     def drain(self) -> None:
@@ -238,6 +242,10 @@ class Application:
             (b"x-request-id", request.id.encode()),
         ]
         body = response.body
+        if response.compress:
+            headers.append((b"vary", b"accept-encoding"))
+            if encoding.accepts_gzip(request.headers.get(b"accept-encoding", b"")):
+                body = await _compress(response, headers)
         if isinstance(body, bytes):
             headers.append((b"content-length", b"%d" % len(body)))
         if request.path.startswith(self._old_paths):  # so that 404, 405 and 413 say it too
@@ -290,6 +298,19 @@ def _request(scope: Scope, receive: Receive) -> Request:
         headers,
         receive,
     )
+
+
+async def _compress(response: Response, headers: Headers) -> Body:
+    """Returns the body to send, and names its coding in the headers."""
+    body = response.body
+    if isinstance(body, bytes):
+        if len(body) < encoding.SMALLEST_BYTES:
+            return body
+        body = response.compressed or await encoding.compress(body)
+    elif body is not None:
+        body = encoding.compress_pieces(body)
+    headers.append((b"content-encoding", b"gzip"))
+    return body
 
 
 def _failure(request: Request, error: Exception) -> Response:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import msgspec
 
+from payments import encoding
 from payments.errors import NotFound
-from payments.messages import JSON, Request, Response
+from payments.messages import JSON, NO_STORE, Request, Response
 
 OPENAPI = Path(__file__).parent.parent / "openapi.yaml"
 
@@ -112,9 +113,27 @@ def _asset(name: str) -> bytes:
     return Path(str(path)).read_bytes()
 
 
+@cache
+def _gzip(text: bytes) -> bytes:
+    return encoding.gzip(text, level=9)  # once for all requests
+
+
+async def _document(
+    text: bytes, *headers: tuple[bytes, bytes], cache: bytes = NO_STORE
+) -> Response:
+    compressed = await asyncio.to_thread(_gzip, text)
+    return Response(200, [*headers], text, cache, compress=True, compressed=compressed)
+
+
 async def answer_openapi(request: Request, client: str) -> Response:
     """Answers with the contract."""
-    return Response(200, [JSON], await asyncio.to_thread(openapi))
+    return await _document(await asyncio.to_thread(openapi), JSON)
+
+
+async def answer_root(request: Request, client: str) -> Response:
+    """Sends a person who opens the host to the page."""
+    # Not 308, which browsers keep for good: the root may be given another meaning.
+    return Response(302, [(b"location", b"/docs")], b"")
 
 
 async def answer_page(request: Request, client: str) -> Response:
@@ -124,12 +143,14 @@ async def answer_page(request: Request, client: str) -> Response:
 
 
 async def answer_asset(request: Request, client: str, asset: str) -> Response:
-    """Answers with one of the page's files."""
+    """Answers with one of the page's files; the one without a name is the page."""
+    if asset == "":
+        return await answer_page(request, client)
     if asset in OWN_ASSETS:
         media_type, text = OWN_ASSETS[asset]
-        return Response(200, [(b"content-type", media_type)], text)
+        return await _document(text, (b"content-type", media_type))
     if asset in PACKAGE_ASSETS:
-        headers = [(b"content-type", PACKAGE_ASSETS[asset])]
         text = await asyncio.to_thread(_asset, asset)
-        return Response(200, headers, text, cache=b"public, max-age=3600")
+        media_type = PACKAGE_ASSETS[asset]
+        return await _document(text, (b"content-type", media_type), cache=b"public, max-age=3600")
     raise NotFound("The docs page has no such file.")

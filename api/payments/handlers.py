@@ -173,10 +173,9 @@ class Handlers:
         page = Page(lists.STREAM_ROWS, lists.STREAM_BYTES)
         async with self._database.connection() as connection:
             first = await queries.list_page(connection, page)
-        if request.head:
-            return Response(200, [JSON])
         pages = lists.pages(self._database, request, page, *first)
-        return Response(200, [JSON], lists.array(pages))
+        body = None if request.head else lists.array(pages)
+        return Response(200, [JSON], body, compress=True)
 
     async def legacy_update(self, request: Request, client: str, id: int) -> Response:
         """Sets a payment's status; to consume it again changes nothing."""

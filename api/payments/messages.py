@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 Headers = list[tuple[bytes, bytes]]
+Body = bytes | AsyncGenerator[bytes, None] | None
 
 JSON = (b"content-type", b"application/json")
 
@@ -41,5 +42,7 @@ class Response(msgspec.Struct):
 
     status: int
     headers: Headers
-    body: bytes | AsyncGenerator[bytes, None] | None = None
+    body: Body = None
     cache: bytes = NO_STORE  # who may keep it, and for how long
+    compress: bool = False  # whether clients that accept gzip get it in gzip
+    compressed: bytes | None = None  # the body in gzip, if that is kept

@@ -489,7 +489,9 @@ class _Cycle(RequestResponseCycle):
         if not self.keep_alive:
             lines.append(b"connection: close\r\n")
         if not sized:
-            self.chunked_encoding = self.scope["method"] != "HEAD"
+            # For HTTP/1.0 the end of the connection is the end of the body (RFC 9112, section 6.1).
+            version = self.scope["http_version"]
+            self.chunked_encoding = self.scope["method"] != "HEAD" and version == "1.1"
             if self.chunked_encoding:
                 lines.append(b"transfer-encoding: chunked\r\n")
         lines.append(b"\r\n")

@@ -10,7 +10,7 @@ import pytest
 from playwright.async_api import BrowserContext, Locator, Page, Route, async_playwright, expect
 
 from payments import docs
-from tests.conftest import Api
+from tests.conftest import Api, problem
 
 BROWSERS = (
     "chromium",
@@ -132,3 +132,17 @@ async def test_the_page_has_its_files_from_the_service(shared: Api, asset: str) 
     assert answer.headers["Cache-Control"] == ("public, max-age=3600" if kept else "no-store")
     assert b"http://" not in docs.PAGE
     assert b"https://" not in docs.PAGE
+
+
+async def test_the_root_leads_to_the_page(shared: Api) -> None:
+    answer = await shared.send("GET", "/")
+    assert answer.status_code == 302
+    assert answer.headers["Location"] == "/docs"
+    problem(await shared.send("POST", "/"), 405, "method-not-allowed")
+
+
+async def test_a_slash_after_the_pages_address_is_no_mistake(shared: Api) -> None:
+    answer = await shared.send("GET", "/docs/")
+    assert answer.status_code == 200
+    assert answer.content == docs.PAGE
+    assert "Content-Security-Policy" in answer.headers

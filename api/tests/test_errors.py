@@ -55,7 +55,6 @@ ALLOWED = {
     "/docs/{asset}": {"GET", "HEAD"},
 }
 NOWHERE = [
-    "/",
     "/v1",
     "/v1/",
     "/v2/payments",
@@ -64,9 +63,12 @@ NOWHERE = [
     "/create/1",
     "/list/",
     "/metrics",
-    "/docs/",
+    "/v1%2Fpayments",
+    "/v1%2fpayments/1",
+    "/docs%2F",
     "/docs/nothing.js",
     "/docs/..%2f..%2fopenapi.yaml",
+    "/docs/x%2f..%2fstart.js",
     "/openapi.yaml",
     "/favicon.ico",
     "/%00",
