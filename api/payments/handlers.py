@@ -122,9 +122,11 @@ class Handlers:
                 more = False
         if streamed:
             pages = lists.pages(self._database, request, query.page, payments, more)
-            return Response(200, [NDJSON, VARY], None if request.head else lists.lines(pages))
+            stream = None if request.head else lists.lines(pages)
+            return Response(200, [NDJSON, VARY], stream, compress=True)
         cursor = lists.cursor(payments[-1]) if more else None
-        response = Response(200, [JSON, VARY], models.encode_list(payments, cursor))
+        body = models.encode_list(payments, cursor)
+        response = Response(200, [JSON, VARY], body, compress=True)
         if cursor is not None:
             link = lists.next_link(request.query_string, cursor)
             response.headers.append((b"link", link.encode()))
