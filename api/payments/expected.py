@@ -9,12 +9,6 @@ from msgspec import inspect
 from payments.errors import quoted
 
 
-class Number(str):
-    """A JSON number as it was spelled."""
-
-    __slots__ = ()
-
-
 def values(kind: Any) -> str:
     """Returns which values a type takes: `a whole number from 1 to 1000`."""
     info = inspect.type_info(kind)
@@ -48,16 +42,14 @@ def _range(kind: inspect.IntType | inspect.FloatType) -> str:
     return f"from {kind.ge} on" if kind.le is None else f"from {kind.ge} to {kind.le}"
 
 
-def shown(value: object) -> str:
-    """Returns what a JSON value is, as a message repeats it: shortened and escaped."""
-    match value:
-        case Number():
-            return quoted(value).replace('"', "")
-        case str():
-            return quoted(value)
-        case dict():
-            return "an object"
-        case list():
+def shown(text: str) -> str:
+    """Returns a JSON value as a message repeats it: shortened and escaped."""
+    match text[0]:
+        case "[":
             return "an array"
+        case "{":
+            return "an object"
+        case '"':
+            return quoted(json.loads(text))
         case _:
-            return json.dumps(value)
+            return quoted(text).replace('"', "")

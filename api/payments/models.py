@@ -5,14 +5,14 @@ import math
 import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 import msgspec
 from msgspec import Raw
 
 from payments import expected
-from payments.errors import InvalidRequest, MalformedRequest, Problem, quoted
-from payments.expected import Number, shown
+from payments.errors import InvalidRequest, MalformedRequest, quoted
+from payments.expected import shown
 
 Status = Literal["inserted", "consumed"]
 
@@ -141,45 +141,43 @@ def decode(body: bytes, shape: type[Shape]) -> Shape:
     try:
         return msgspec.json.decode(text, type=shape)
     except msgspec.DecodeError:
-        raise _fault(text, shape) from None
+        _refuse(text, shape)
     except RecursionError:
         raise _too_deep() from None
+
+
+def _refuse(text: str, shape: type[Any]) -> NoReturn:
+    """Raises why a body is refused: first whether it is JSON at all, then what it should be."""
+    if not text.strip():
+        raise MalformedRequest("The body is empty; it must be JSON.") from None
+    try:
+        # This parser lets half a surrogate pair pass; no number is converted.
+        body = json.loads(text, parse_int=str, parse_float=str, parse_constant=_refuse_constant)
+        if _SURROGATE.search(text):
+            json.dumps(body, ensure_ascii=False).encode()
+        if not isinstance(body, dict):
+            given = shown(text.strip())
+            raise InvalidRequest(f"The body must be a JSON object, not {given}.") from None
+        fields = msgspec.json.decode(text, type=dict[str, Raw])
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise MalformedRequest(f"The body is not JSON: there is a mistake at {where}.") from None
+    except UnicodeEncodeError:
+        raise InvalidRequest("The body must not hold half a surrogate pair.") from None
+    except RecursionError:
+        raise _too_deep() from None
+    raise InvalidRequest(_fault(fields, shape)) from None
 
 
 def _too_deep() -> InvalidRequest:
     return InvalidRequest(f"`data` must have at most {DATA_DEPTH} levels.")
 
 
-def _fault(text: str, shape: type[Any]) -> Problem:
-    """Returns why a body is refused: first whether it is JSON at all, then what it should be."""
-    if not text.strip():
-        return MalformedRequest("The body is empty; it must be JSON.")
-    try:
-        # This parser lets half a surrogate pair pass; no number is converted.
-        body = json.loads(
-            text, parse_int=Number, parse_float=Number, parse_constant=_refuse_constant
-        )
-        if _SURROGATE.search(text):
-            json.dumps(body, ensure_ascii=False).encode()
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        return MalformedRequest(f"The body is not JSON: there is a mistake at {where}.")
-    except UnicodeEncodeError:
-        return InvalidRequest("The body must not hold half a surrogate pair.")
-    except RecursionError:
-        return _too_deep()
-    except MalformedRequest as problem:
-        return problem
-    return InvalidRequest(_fault_of_shape(body, shape))
-
-
 def _refuse_constant(name: str) -> None:
     raise MalformedRequest(f"The body is not JSON: {name} is no JSON value.")
 
 
-def _fault_of_shape(body: object, shape: type[Any]) -> str:
-    if not isinstance(body, dict):
-        return f"The body must be a JSON object, not {shown(body)}."
+def _fault(body: dict[str, Raw], shape: type[Any]) -> str:
     fields = {field.name: field for field in msgspec.structs.fields(shape)}
     for name in body:
         if name not in fields:
@@ -189,14 +187,14 @@ def _fault_of_shape(body: object, shape: type[Any]) -> str:
         if name not in body and field.required:
             return f"The body must have the field `{name}`."
         if name in body and not _fits(body[name], field.type):
-            return f"`{name}` must be {expected.values(field.type)}, not {shown(body[name])}."
+            given = shown(bytes(body[name]).decode())
+            return f"`{name}` must be {expected.values(field.type)}, not {given}."
     return "The body has a field twice; send it once."
 
 
-def _fits(value: object, kind: Any) -> bool:
+def _fits(value: Raw, kind: Any) -> bool:
     try:
-        text = str(value) if isinstance(value, Number) else json.dumps(value)
-        msgspec.json.decode(text, type=kind)
+        msgspec.json.decode(value, type=kind)
     except msgspec.DecodeError:
         return False
     return True
@@ -216,25 +214,23 @@ def value(raw: Raw) -> str | None:
     if text == "null":
         return None
     if text[0] == '"':
-        given: str = msgspec.json.decode(raw, type=str)
-        text, said = _plain(given), quoted(given)
+        plain = _plain(msgspec.json.decode(raw, type=str))
     elif _NUMBER.fullmatch(text):
-        said = shown(Number(text))
+        plain = text
     else:
-        said = {"[": "an array", "{": "an object"}.get(text[0], text)
         raise InvalidRequest(
-            f"`payment` must be a number or a string, such as 12345.67, not {said}."
+            f"`payment` must be a number or a string, such as 12345.67, not {shown(text)}."
         )
     try:
-        amount = Decimal(text)
+        amount = Decimal(plain)
     except InvalidOperation:
-        raise InvalidRequest(f"`payment` has an exponent that is too long: {said}.") from None
+        raise InvalidRequest(f"`payment` has too long an exponent: {shown(text)}.") from None
     if not 0 <= amount <= MOST:
-        raise InvalidRequest(f"`payment` must be between 0.00 and {MOST}, not {said}.")
+        raise InvalidRequest(f"`payment` must be between 0.00 and {MOST}, not {shown(text)}.")
     cents = abs(amount.quantize(CENT))
     if cents != amount:
         raise InvalidRequest(
-            f"`payment` must have at most two decimals, unlike {said}; it is never rounded."
+            f"`payment` must have at most two decimals, unlike {shown(text)}; it is never rounded."
         )
     return str(cents)
 
@@ -300,9 +296,8 @@ def _refuse_unreadable_numbers(text: str) -> None:
         # Eight digits are enough to be refused, and converting more could take long.
         zeros = int(exponent.lstrip("+-0")[:8] or 0)
         if len(number) + zeros >= _LONG_DIGITS and not _is_readable(number):
-            shown = quoted(number).replace('"', "")
             raise InvalidRequest(
-                f"`data` holds the number {shown}, which not every JSON"
+                f"`data` holds the number {shown(number)}, which not every JSON"
                 f" client can read: a number must be less than 1.8e308, and have at most"
                 f" {NUMBER_CHARACTERS} characters without an exponent. Send it as a string."
             )

@@ -25,8 +25,12 @@ BODIES = [
     # How, where, the body, and the whole message.
     ("POST", "/v1/payments", "", "The body is empty; it must be JSON."),
     (
-        *("POST", "/v1/payments", '{"payment": 1,\n "data": nul}'),
-        "The body is not JSON: there is a mistake at line 2, column 10.",
+        *("POST", "/v1/payments", '\n{"payment": 1,\n "data": nul}'),
+        "The body is not JSON: there is a mistake at line 3, column 10.",
+    ),
+    (
+        *("POST", "/v1/payments", '\u00a0{"payment": 1}'),
+        "The body is not JSON: there is a mistake at line 1, column 1.",
     ),
     ("POST", "/v1/payments", '{"payment": NaN}', "The body is not JSON: NaN is no JSON value."),
     ("POST", "/v1/payments", b'{"\xff', "The body is not UTF-8: its byte 3 is 0xff."),
