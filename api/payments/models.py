@@ -254,9 +254,8 @@ def document(raw: Raw) -> str:
     """Returns the JSON text of a decoded `data` for a jsonb parameter.
 
     Raises:
-        InvalidRequest: it has more than 32 levels, is larger than 64 KiB with its numbers written
-            out, holds the character NUL, which PostgreSQL cannot, or a number that is no finite
-            double or has more than 330 characters (RFC 8259, 6).
+        InvalidRequest: it has more than 32 levels, or 64 KiB with its numbers written out; it holds
+            NUL, which PostgreSQL cannot, or a number that not every client can read (RFC 8259, 6).
     """
     text = bytes(raw).decode()
     if text.count("[") + text.count("{") > DATA_DEPTH:
