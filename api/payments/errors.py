@@ -1,6 +1,7 @@
 """Every failure that a caller can meet: one class each, one JSON shape (RFC 9457)."""
 
 import json
+import re
 from typing import Any, ClassVar
 
 import asyncpg
@@ -28,9 +29,16 @@ UNAVAILABLE = (
 
 QUOTED_CHARACTERS = 60
 
+# The number of a card, sent in the wrong field, must not get into the log of a client.
+_ACCOUNT = re.compile(r"[0-9]{4}(?:[ -]?[0-9]{4}){2,}[0-9]*")
+
 
 def quoted(text: str) -> str:
-    """Returns a caller's text as a message repeats it: in quotes, escaped, and not too long."""
+    """Returns a caller's text as a message repeats it: in quotes, escaped, and not too long.
+
+    Of twelve and more digits only the first four are repeated.
+    """
+    text = _ACCOUNT.sub(lambda number: f"{number[0][:4]}...", text[: 2 * QUOTED_CHARACTERS])
     cut = "…" if len(text) > QUOTED_CHARACTERS else ""
     return f"{json.dumps(text[:QUOTED_CHARACTERS])}{cut}"
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from msgspec import Meta
 
 from payments import config, errors, expected, models
+from payments.errors import quoted
 from tests.conftest import Api, problem
 
 # A library's words, a type of the implementation language, or a regular expression.
@@ -52,7 +53,7 @@ BODIES = [
     ),
     (
         *("POST", "/v1/payments", f'{{"payment": {"9" * 5000}}}'),
-        f"`payment` must be between 0.00 and 99999.99, not {'9' * 60}….",
+        "`payment` must be between 0.00 and 99999.99, not 9999....",
     ),
     (
         *("POST", "/v1/payments", '{"payment": "1,234"}'),
@@ -204,3 +205,18 @@ def test_a_setting(variable: str, text: str, message: str) -> None:
     with pytest.raises(config.SettingsError) as raised:
         config.load(url | {variable: text})
     assert str(raised.value) == f"{variable} {message}"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("4111111111111111", '"4111..."'),
+        ("4111 1111 1111 1111", '"4111..."'),
+        ("no. 4111-1111-1111-1111, 3 times", '"no. 4111..., 3 times"'),
+        ("4" * 200, '"4444..."'),
+        ("100000.01", '"100000.01"'),
+        ("2026-01-31 12:00:00", '"2026-01-31 12:00:00"'),
+    ],
+)
+def test_no_number_of_a_card_is_repeated(text: str, shown: str) -> None:
+    assert quoted(text) == shown
