@@ -114,7 +114,7 @@ class LimitedProtocol(HttpToolsProtocol):
         running = self._running
         if running is None or running.response_complete or running.disconnected:
             self._close()
-        else:
+        elif self._refusal is None:  # which closes as well, after the answers before it
             self.cycle.keep_alive = False  # the newest of pipelined requests
         return True
 

@@ -791,12 +791,15 @@ async def test_a_request_that_ends_too_early_is_400(
     assert running.app.seen in ([], ["disconnect"])
 
 
+@pytest.mark.parametrize("part", [b"GET /2 HT", _post(b"ab", "/2")[:-1], b"garbage\r\n"], ids=repr)
 async def test_a_pipelined_request_that_ends_too_early_is_400_after_the_answers_before_it(
-    client: Client,
+    running: Running, client: Client, part: bytes
 ) -> None:
-    client.send(_head(line="GET /slow HTTP/1.1") + _post(b"ab", "/2")[:-1])
+    client.send(_head(line="GET /held HTTP/1.1") + part)
     client.writer.write_eof()
-    assert (await client.echo())["path"] == "/slow"
+    await running.seen("held")
+    running.app.may_answer.set()
+    assert (await client.echo())["path"] == "/held"
     await client.refusal(400)
 
 
