@@ -193,3 +193,24 @@ async def test_the_wait_for_a_body_is_not_part_of_the_time_of_the_answer(start: 
         await asyncio.sleep(2 * limit_seconds)
         writer.write(b"no")  # is refused without the database, which might take too long
         assert (await reader.readline()).startswith(b"HTTP/1.1 400 ")
+
+
+async def test_a_key_that_is_sent_twice_makes_no_payment(api: Api, database: Database) -> None:
+    headers = [("Idempotency-Key", "k"), ("Idempotency-Key", "k")]
+    answer = await api.http.post("/v1/payments", content=BODY, headers=headers)
+    assert answer.status_code == 400
+    assert answer.json()["detail"] == "The header Idempotency-Key is sent twice."
+    assert await database.fetch("SELECT FROM payments") == []
+
+
+async def test_a_payment_of_a_client_that_shuts_down_its_sending_half_is_answered(
+    shared: Api,
+) -> None:
+    async with connection(shared.url) as (reader, writer):
+        writer.write(
+            b"POST /v1/payments HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+            b"Authorization: Bearer %b\r\nContent-Length: %d\r\n\r\n%b"
+            % (shared.key.encode(), len(BODY), BODY)
+        )
+        writer.write_eof()
+        assert (await reader.read()).startswith(b"HTTP/1.1 201 ")
