@@ -30,7 +30,8 @@ SELECT
   count(*) FILTER (WHERE consumed_at > created_at) AS consumed,
   count(*) FILTER (WHERE deleted_at IS NOT NULL) AS deleted,
   count(*) FILTER (WHERE idempotency_key IS NOT NULL) AS keyed,
-  count(*) FILTER (WHERE payment IS NULL) AS without_value
+  count(*) FILTER (WHERE payment IS NULL) AS without_value,
+  (SELECT count(*) FROM consumptions) AS consumptions_with_a_key
 FROM payments
 """
 

@@ -31,7 +31,7 @@ def remove_route(contract: Json) -> None:
 
 def demand_field(contract: Json) -> None:
     """Asks for what nobody sends yet."""
-    new = schema(contract, "NewPayment")
+    new = schema(contract, "PaymentInput")
     new["properties"]["currency"] = {"type": "string"}
     new["required"] = [*new.get("required", []), "currency"]
 
