@@ -40,13 +40,19 @@ KNOWN = (
 _STREAMED = re.compile(
     r"application/x-ndjson\s*(?:;\s*q=(?:1(?:\.0*)?|0\.0*[1-9][0-9]*))?", re.IGNORECASE
 )
+_PAGED = re.compile(r"application/json\s*(?:;.*)?", re.IGNORECASE)
 _CURSOR = re.compile(r"[A-Za-z0-9_-]{22}")
 
 
 def wants_stream(accept: str | None) -> bool:
-    """Returns whether an Accept header names JSON lines."""
-    ranges = accept.split(",") if accept else []
-    return any(_STREAMED.fullmatch(range.strip()) for range in ranges)
+    """Returns whether an Accept header asks for JSON lines.
+
+    One that names JSON too gets a page: generated clients name each media type of the contract.
+    """
+    ranges = [range.strip() for range in accept.split(",")] if accept else []
+    if any(_PAGED.fullmatch(range) for range in ranges):
+        return False
+    return any(_STREAMED.fullmatch(range) for range in ranges)
 
 
 class Query(NamedTuple):

@@ -322,3 +322,20 @@ async def test_many_at_once(api: Api, database: Database) -> None:
     walks = await asyncio.gather(*(_walk(api, limit=limit) for limit in range(1, 20)))
     for pages in walks:
         assert _flat(pages) == ids
+
+
+@pytest.mark.parametrize(
+    ("accept", "media_type"),
+    [
+        ("application/x-ndjson", "application/x-ndjson"),
+        ("application/x-ndjson, application/problem+json", "application/x-ndjson"),
+        ("application/json, application/x-ndjson, application/problem+json", "application/json"),
+        ("application/x-ndjson;q=0, */*", "application/json"),
+    ],
+)
+async def test_a_client_that_names_json_gets_a_page(
+    shared: Api, accept: str, media_type: str
+) -> None:
+    answer = await shared.send("GET", "/v1/payments", Accept=accept)
+    assert answer.status_code == 200
+    assert answer.headers["Content-Type"] == media_type
