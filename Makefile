@@ -65,6 +65,22 @@ $(IAM_STAMP): $(IAM_FILES)
 	@npm ci --prefix $(@D) --cache '$(XDG_CACHE_HOME)/npm' --loglevel error
 	@touch $@
 
+# Generators of clients, and what the generated clients need: Python's packages; npm's and Java's. Go
+# keeps its own. Each comes from where npm and Maven take everything.
+$(eval $(call environment,.venv-clients,api/tests/clients/requirements.lock))
+GENERATORS_STAMP := .venv-generators/installed
+GENERATORS_FILES := $(addprefix api/tests/clients/,package.json package-lock.json .npmrc pom.xml jars.sha256)
+$(GENERATORS_STAMP): $(GENERATORS_FILES)
+	@for program in npm mvn javac; do command -v $$program >/dev/null || \
+	  { echo "make generated-clients needs Node 20.19, Java 17 and Maven: install $$program" >&2; exit 1; }; done
+	@echo "Installing into $(@D)"
+	@rm -rf $(@D) && mkdir $(@D) && cp $(GENERATORS_FILES) $(@D)
+	@npm ci --prefix $(@D) --cache '$(XDG_CACHE_HOME)/npm' --loglevel error
+	@mvn --batch-mode --quiet --file $(@D)/pom.xml -Dmaven.repo.local='$(XDG_CACHE_HOME)/maven' \
+	  dependency:copy-dependencies -DoutputDirectory=jars
+	@cd $(@D)/jars && shasum -a 256 *.jar | diff ../jars.sha256 -
+	@touch $@
+
 # Programs from Go modules are built once, and kept where the rest of what was downloaded is.
 GO_PROGRAMS := $(XDG_CACHE_HOME)/go-programs
 
@@ -102,7 +118,7 @@ import: $(STAMP) ## Imports the old system's payments into a running `make run` 
 test: lint types migrations-lint image-lint unit charts infra-test docs ## What an author runs before a pull request: no Go, no Docker, no browser
 
 .PHONY: test-all
-test-all: test unit-slow faults charts-slow monitoring infra-slow peers-test workflows contract compat image image-test sbom reproducible ## Everything that needs no cluster
+test-all: test unit-slow faults charts-slow monitoring infra-slow peers-test workflows contract generated-clients compat image image-test sbom reproducible ## Everything that needs no cluster
 
 .PHONY: lint
 lint: $(STAMP) ## Checks the style (ruff)
@@ -127,6 +143,10 @@ peers-test: $(STAMP) $(LOAD_STAMP) ## Checks that what the service is compared w
 	  --cache-dir .mypy_cache --python-executable $(LOAD_BIN)/python *.py drill peers tests
 	cd load && PYTHONPATH=../api $(LOAD_BIN)/python -m pytest -p leaks -ra -W error --timeout 300 \
 	  -p no:cacheprovider tests
+
+.PHONY: generated-clients
+generated-clients: $(STAMP) .venv-clients/installed $(GENERATORS_STAMP) ## Generates clients of the contract with nine generators, compiles and uses them
+	cd api && $(BIN)/python -m pytest -v -n 2 tests/clients
 
 # Its figures mean something only where nothing else runs.
 BENCH = cd load && PYTHONPATH=../api $(LOAD_BIN)/python bench.py
@@ -495,6 +515,7 @@ lock: $(STAMP) ## Resolves the dependencies anew and writes all lock files
 	cd api && $(UV_COMPILE) --extra dev -c requirements.lock --output-file requirements-dev.lock pyproject.toml
 	cd api && $(UV_COMPILE) -c requirements-dev.lock --output-file ../load/requirements.lock \
 	  pyproject.toml ../load/requirements.in
+	cd api/tests/clients && $(UV_COMPILE) --output-file requirements.lock requirements.in
 	cd pipeline && $(UV_COMPILE) --output-file tools.lock tools.in
 	cd pipeline && $(UV_COMPILE) --output-file checkov.lock checkov.in
 	cd pipeline && $(UV_COMPILE) --output-file requirements.lock requirements.in
@@ -502,4 +523,4 @@ lock: $(STAMP) ## Resolves the dependencies anew and writes all lock files
 
 .PHONY: clean
 clean: ## Removes what can be made again; .data, with the database, stays
-	rm -rf .venv .venv-load .venv-tools .venv-checkov .venv-pipeline .venv-iam .install.lock .cache {api,charts,docs,load,pipeline,terraform/testkit}/.mypy_cache {api,charts,docs,pipeline}/.pytest_cache {api,charts,docs,load,pipeline,terraform/testkit}/.ruff_cache api/.hypothesis api/.coverage*
+	rm -rf .venv .venv-load .venv-tools .venv-checkov .venv-pipeline .venv-iam .venv-clients .venv-generators .install.lock .cache {api,charts,docs,load,pipeline,terraform/testkit}/.mypy_cache {api,charts,docs,pipeline}/.pytest_cache {api,charts,docs,load,pipeline,terraform/testkit}/.ruff_cache api/.hypothesis api/.coverage*
