@@ -21,6 +21,7 @@ ROUTES = {
     ("GET", "/v1/payments/{id}"): auth.READ,
     ("PATCH", "/v1/payments/{id}"): auth.WRITE,
     ("DELETE", "/v1/payments/{id}"): auth.DELETE,
+    ("POST", "/v1/consumptions"): auth.WRITE,
     ("POST", "/create"): auth.WRITE,
     ("PUT", "/update/{id}"): auth.WRITE,
     ("GET", "/list"): auth.READ,
@@ -35,6 +36,7 @@ ROUTES = {
 BODIES = {
     ("POST", "/v1/payments"): '{"payment": 1}',
     ("PATCH", "/v1/payments/{id}"): '{"status": "consumed"}',
+    ("POST", "/v1/consumptions"): "{}",
     ("POST", "/create"): "{}",
     ("PUT", "/update/{id}"): '{"status": "consumed"}',
 }

@@ -206,9 +206,8 @@ async def test_a_bad_database_url(words: list[str], url: str) -> None:
     assert "PAYMENTS_DATABASE_URL" in result.error
 
 
-async def test_a_database_that_is_not_migrated(database: Database) -> None:
-    await database.fetch("DROP TABLE payments, api_keys")
-    result = await run_on(database, "keys", "list")
+async def test_a_database_that_is_not_migrated(empty: Database) -> None:
+    result = await run_on(empty, "keys", "list")
     assert result.status == 1
     assert "api_keys" in result.error
 
@@ -257,15 +256,14 @@ async def test_serve_ends_with_a_signal(
     assert b"Traceback" not in log.read_bytes()
 
 
-async def test_migrate(database: Database) -> None:
-    await database.fetch("DROP TABLE payments, api_keys, schema_migrations")
-    dry = await run_on(database, "migrate", "--dry-run")
+async def test_migrate(empty: Database) -> None:
+    dry = await run_on(empty, "migrate", "--dry-run")
     assert dry.status == 0
     assert "0001_payments would be applied" in dry.output
-    assert "0001_payments applied" in (await run_on(database, "migrate")).output
-    assert (await run_on(database, "migrate")).output == "The schema is up to date.\n"
-    assert (await run_on(database, "roles", user="postgres")).status == 0
-    refused = await run_on(database, "migrate", user="payments_app")
+    assert "0001_payments applied" in (await run_on(empty, "migrate")).output
+    assert (await run_on(empty, "migrate")).output == "The schema is up to date.\n"
+    assert (await run_on(empty, "roles", user="postgres")).status == 0
+    refused = await run_on(empty, "migrate", user="payments_app")
     assert refused.status == 1
     assert "payments_owner" in refused.error
 

@@ -221,7 +221,7 @@ async def test_a_newer_schema_is_ready(start: Serve, database: Database) -> None
 
 
 async def test_an_unmigrated_database_is_unavailable(api: Api, database: Database) -> None:
-    await database.fetch("DROP TABLE payments, api_keys")
+    await database.fetch("DROP TABLE payments, api_keys, consumptions")
     answer = await api.create({"payment": 1})
     problem(answer, 503, "database-unavailable")
     assert int(answer.headers["Retry-After"]) >= 1
