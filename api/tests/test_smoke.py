@@ -15,7 +15,7 @@ import pytest
 from payments import auth, smoke
 from tests import PATIENCE_SECONDS
 from tests.command import launch
-from tests.conftest import API_DIRECTORY, Database, Serve
+from tests.conftest import API_DIRECTORY, Database, Serve, client
 
 pytestmark = pytest.mark.usefixtures("command")
 
@@ -49,6 +49,7 @@ async def test_all_is_well(start: Serve, database: Database) -> None:
         "ready": "ok",
         "access": "ok",
         "life of a payment": "ok",
+        "consumptions": "ok",
         "old routes": "ok",
     }
     assert status == 0
@@ -74,7 +75,67 @@ async def test_a_failure_is_named_and_leaves_nothing(start: Serve, database: Dat
     assert status == 1
     assert marks(output)["life of a payment"] == "FAILED"
     assert "PATCH /v1/payments/" in output
-    assert "503 in place of 200" in output
+    assert "503 in place of 200 or 409" in output
+    assert await left(database) == []
+
+
+async def test_a_payment_that_waits_in_the_queue_stays_there(
+    start: Serve, database: Database
+) -> None:
+    url = await start()
+    async with client(url, await database.key()) as shop:
+        waiting = await shop.payment()
+        status, output = await run(url, await database.key("smoke"))
+        assert (status, marks(output)["consumptions"]) == (0, "ok")
+        left = await shop.send("GET", f"/v1/payments/{waiting['id']}")
+    assert left.json() == waiting
+
+
+CONSUME_AT_ONCE = """
+CREATE FUNCTION be_faster() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+  UPDATE payments SET
+    status = 'consumed', consumed_at = created_at + interval '1 us', consumed_by = '{client}',
+    updated_at = created_at + interval '1 us'
+  WHERE id = NEW.id;
+  RETURN NEW;
+END $$;
+CREATE TRIGGER be_faster AFTER INSERT ON payments FOR EACH ROW EXECUTE FUNCTION be_faster();
+"""
+
+
+@pytest.mark.parametrize("consumed_by", ["worker", "smoke"])
+async def test_another_worker_may_be_faster(
+    start: Serve, database: Database, consumed_by: str
+) -> None:
+    async with database.connect() as connection:
+        await connection.execute(CONSUME_AT_ONCE.format(client=consumed_by))
+    status, output = await run(await start(), await database.key("smoke"))
+    faster = consumed_by == "worker"
+    assert (status, marks(output)["life of a payment"]) == ((0, "ok") if faster else (1, "FAILED"))
+    assert faster or "the first consumption was refused as the second one" in output
+    assert await left(database) == []
+
+
+async def test_a_consumption_that_does_not_last_is_found(start: Serve, database: Database) -> None:
+    async with database.connect() as connection:
+        await connection.execute("""
+            CREATE FUNCTION forget() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+            BEGIN
+              SET LOCAL session_replication_role = 'replica';  -- past the other triggers
+              UPDATE payments SET
+                status = 'inserted', consumed_at = NULL, consumed_by = NULL, consumption_key = NULL
+              WHERE id = NEW.id;
+              RETURN NEW;
+            END $$;
+            CREATE TRIGGER forget AFTER UPDATE ON payments FOR EACH ROW
+            WHEN (NEW.status = 'consumed' AND OLD.status = 'inserted')
+            EXECUTE FUNCTION forget();
+        """)
+    status, output = await run(await start(), await database.key())
+    assert (status, marks(output)["life of a payment"]) == (1, "FAILED")
+    assert "PATCH /v1/payments/" in output
+    assert " repeated: " in output
     assert await left(database) == []
 
 
