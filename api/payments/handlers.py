@@ -113,6 +113,8 @@ class Handlers:
     async def list(self, request: Request, client: str) -> Response:
         """Answers with one page, or with a stream of everything."""
         streamed = lists.wants_stream(request.header(b"accept"))
+        if streamed:
+            request.route = lists.STREAM_ROUTE
         query = lists.parse(request.query_string, self._settings.page_limit_bytes, streamed)
         async with self._database.connection() as connection:
             if query.idempotency_key is None:

@@ -37,6 +37,9 @@ KNOWN = (
     "cursor",
 )
 
+# What metrics call the route of a stream, which lasts as long as there are payments.
+STREAM_ROUTE = "/v1/payments stream"
+
 _STREAMED = re.compile(
     r"application/x-ndjson\s*(?:;\s*q=(?:1(?:\.0*)?|0\.0*[1-9][0-9]*))?", re.IGNORECASE
 )

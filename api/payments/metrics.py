@@ -149,7 +149,8 @@ created_value = Counter("payments_created_value", "Sum of the values of the paym
 payments_consumed = Counter("payments_consumed", "Payments consumed.")
 payments_deleted = Counter("payments_deleted", "Payments deleted.")
 idempotent_replays = Counter(
-    "payments_idempotent_replays", "Creations answered from the first one with their key."
+    "payments_idempotent_replays",
+    "Creations and consumptions that were answered as before because of their key.",
 )
 refusals = Counter(
     "payments_refusals", "Requests answered with a problem, by its type.", ["reason"]

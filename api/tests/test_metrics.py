@@ -27,7 +27,8 @@ async def everything_once(api: Api) -> None:
     made = await api.payment("12.34")
     await api.create({"payment": 1}, Idempotency_Key="a")
     await api.create({"payment": 1}, Idempotency_Key="a")
-    await api.send("PATCH", f"/v1/payments/{made['id']}", CONSUME)
+    await api.send("POST", "/v1/consumptions", "{}", Idempotency_Key="a")
+    await api.send("POST", "/v1/consumptions", "{}", Idempotency_Key="a")
     await api.send("PATCH", f"/v1/payments/{made['id']}", CONSUME)
     await api.send("DELETE", f"/v1/payments/{made['id']}")
     await api.send("POST", "/create", CONSUME)
@@ -37,6 +38,7 @@ async def everything_once(api: Api) -> None:
     await api.send("BREW", "/v1/payments")  # the parser knows no such method
     await api.create({"payment": -1})
     await api.send("GET", "/v1/payments")
+    await api.send("GET", "/v1/payments", Accept="application/x-ndjson")
 
 
 async def scrape(url: str, accept: str = "text/plain") -> str:
@@ -68,8 +70,9 @@ async def test_what_is_counted(database: Database) -> None:
         "payments_created_value_total": "13.34",
         "payments_consumed_total": "2.0",
         "payments_deleted_total": "1.0",
-        "payments_idempotent_replays_total": "1.0",
+        "payments_idempotent_replays_total": "2.0",
         'payments_old_route_calls_total{client="shop",http_route="/create"}': "1.0",
+        'payments_refusals_total{reason="already-consumed"}': "1.0",
         'payments_refusals_total{reason="payment-not-found"}': "1.0",
         'payments_refusals_total{reason="not-found"}': "2.0",
         'payments_refusals_total{reason="method-not-allowed"}': "1.0",
@@ -77,7 +80,15 @@ async def test_what_is_counted(database: Database) -> None:
         'payments_refusals_total{reason="invalid-request"}': "1.0",
     }
     routes = set(re.findall(r'http_route="([^"]*)"', text))
-    assert routes == {"/v1/payments", "/v1/payments/{id}", "/create", "/livez", ""}
+    assert routes == {
+        "/v1/payments",
+        "/v1/payments stream",
+        "/v1/payments/{id}",
+        "/v1/consumptions",
+        "/create",
+        "/livez",
+        "",
+    }
     assert (
         'http_server_request_duration_seconds_count{http_request_method="POST",'
         'http_response_status_code="201",http_route="/v1/payments"} 3.0' in text

@@ -67,15 +67,17 @@ class Traffic:
         id = (await ask("POST", "/v1/payments", body, **key)).json()["id"]
         if chance.random() < 0.1:
             await ask("POST", "/v1/payments", body, **key)
-        if chance.random() < 0.05:
+        if chance.random() < 0.1:
             await ask("POST", "/v1/payments", {"payment": "1.999"})
-        if chance.random() < 0.2:
             await ask("GET", "/v1/payments?limit=20")
         if chance.random() < 0.005:
             await ask("GET", "/list")
+            await ask("GET", "/v1/payments", Accept="application/x-ndjson")
         await ask("GET", f"/v1/payments/{id}")
-        if chance.random() < 0.7:
+        if chance.random() < 0.4:
             await ask("PATCH", f"/v1/payments/{id}", {"status": "consumed"})
+        for _ in range(chance.choice((0, 0, 0, 1, 1, 2))):  # repeated with its key
+            await ask("POST", "/v1/consumptions", {"limit": 2}, **key)
         if chance.random() < 0.2:
             await ask("DELETE", f"/v1/payments/{id}")
 

@@ -134,7 +134,8 @@ def of_the_table() -> Iterator[tuple[str, list[Group]]]:
         yield made(f"window {row['short']} x 2", "burn", number, "short", new=short)
     for number, route in enumerate(TABLE["not_counted"]):
         yield made(f"{route} counts", "not_counted", number, new="/other")
-    yield made("/list counts", "latency", "not_counted", new=[])
+    for number, route in enumerate(TABLE["latency"]["not_counted"]):
+        yield made(f"{route} counts", "latency", "not_counted", number, new="/other")
 
 
 def of_their_rules() -> Iterator[tuple[str, list[Group]]]:
