@@ -401,6 +401,12 @@ BUSINESS = (
         },
     ),
     Panel(
+        "Oldest payment that waits",
+        "s",
+        "Age of the oldest payment that is not consumed; it grows while workers do not keep up.",
+        {"{{namespace}}": f"payments_oldest_inserted_seconds{{{AUDIT}}}"},
+    ),
+    Panel(
         "Value said and stored",
         "short",
         "Units of the currency a second that the service says it took in, and that the rows hold.",
@@ -436,7 +442,7 @@ BUSINESS = (
     Panel(
         "Idempotent replays",
         "ops",
-        "Creations a second that were repeated with their key, and made nothing new.",
+        "Creations and consumptions a second that were repeated with their key, and did nothing.",
         {"": rate("payments_idempotent_replays_total", API)},
     ),
     Panel(

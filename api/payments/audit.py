@@ -110,7 +110,14 @@ SELECT
   extract(epoch FROM now() - oldest_transaction())::float8 AS oldest_transaction_seconds,
   (
     SELECT n_dead_tup FROM pg_stat_user_tables WHERE relid = 'payments'::regclass
-  ) AS dead_rows
+  ) AS dead_rows,
+  -- As a call that consumes the oldest payments finds the first one.
+  coalesce(extract(epoch FROM now() - (
+    SELECT created_at FROM payments
+    WHERE status <= 'inserted' AND deleted_at IS NULL
+    ORDER BY status, created_at, id
+    LIMIT 1
+  ))::float8, 0) AS oldest_inserted_seconds
 """
 
 # Which rows: those with an event since $1 and before $2, the next $4 after the id $3, and those of
@@ -311,6 +318,10 @@ class Auditor:
             "oldest_transaction_seconds": gauge(
                 "payments_database_oldest_transaction_seconds",
                 "Age of the oldest transaction, of any client.",
+            ),
+            "oldest_inserted_seconds": gauge(
+                "payments_oldest_inserted_seconds",
+                "Age of the oldest payment that waits to be consumed; 0 if none waits.",
             ),
             "dead_rows": gauge(
                 "payments_database_dead_rows", "Row versions of payments that wait for vacuum."

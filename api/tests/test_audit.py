@@ -280,7 +280,10 @@ async def test_what_the_service_does_is_counted(api: Api, rounds: Rounds) -> Non
     assert (await api.send("PATCH", "/v1/payments/1", '{"status": "consumed"}')).status_code == 200
     assert (await api.send("DELETE", "/v1/payments/1")).status_code == 204
     assert (await api.send("DELETE", "/v1/payments/2")).status_code == 204
-    after = {"created": 4.0, "consumed": 2.0, "deleted": 2.0, "value_created": 6.6}
+    for _ in range(2):  # the second time nothing is consumed
+        answer = await api.send("POST", "/v1/consumptions", "{}", Idempotency_Key="a")
+        assert [item["id"] for item in answer.json()["items"]] == [3]
+    after = {"created": 4.0, "consumed": 3.0, "deleted": 2.0, "value_created": 6.6}
     assert await rounds() == pytest.approx(after)
     assert await rounds() == pytest.approx(after)
     assert (await api.send("DELETE", "/v1/payments/3")).status_code == 204
@@ -339,6 +342,24 @@ async def test_a_transaction_that_is_held_open_is_counted_when_it_ends(
     assert time.time() - 60 < since < settled < time.time()
     assert await rounds() == both
     assert await rounds() == both
+
+
+async def test_the_age_of_the_oldest_payment_that_waits(database: Database, rounds: Rounds) -> None:
+    async def age() -> float | None:
+        await rounds()
+        return rounds.registry.get_sample_value("payments_oldest_inserted_seconds")
+
+    assert await age() == 0
+    await database.fetch("""
+        INSERT INTO payments (created_by, created_at, consumed_at, consumed_by, status, deleted_at,
+          deleted_by)
+        SELECT 'shop', now() - hours * interval '1 hour',
+          CASE WHEN hours = 3 THEN now() END, CASE WHEN hours = 3 THEN 'shop' END,
+          CASE WHEN hours = 3 THEN 'consumed' ELSE 'inserted' END::payment_status,
+          CASE WHEN hours = 4 THEN now() END, CASE WHEN hours = 4 THEN 'shop' END
+        FROM generate_series(1, 4) AS hours
+    """)
+    assert 7200 <= (await age() or 0) < 3 * 3600
 
 
 async def test_what_is_rolled_back_is_never_counted(database: Database, rounds: Rounds) -> None:
@@ -578,6 +599,8 @@ async def test_every_condition_has_its_index(database: Database, rows: int) -> N
         lines = await connection.fetch(
             "EXPLAIN EXECUTE audit (now() - interval '1 min', now(), 0, 10000, '{1}')"
         )
+        await connection.execute(f"PREPARE state AS {audit.STATE}")
+        state = await connection.fetch("EXPLAIN EXECUTE state ('5 s')")
     finally:
         await connection.close()
     plan = "\n".join(line[0] for line in lines)
@@ -591,6 +614,9 @@ async def test_every_condition_has_its_index(database: Database, rows: int) -> N
         "payments_pkey",
         "payments_pkey",
     ]
+    oldest = [line[0] for line in state if " on payments" in line[0]]
+    assert len(oldest) == 1
+    assert "using payments_list_by_status on payments" in oldest[0]
 
 
 LISTENING = re.compile(r"Listening on .*, port (\d+)")
