@@ -62,7 +62,7 @@ with AuthenticatedClient(os.environ["URL"], os.environ["KEY"]) as client:
     print("consume", consumed.status.value, consumed.consumed_by)
     conflict = update_payment.sync(made[0].id, client=client, body=consume)
     assert isinstance(conflict, Problem)
-    print("conflict", conflict.status, conflict.type_.value, conflict.consumed_by)
+    print("conflict", conflict.status, conflict.type_, conflict.consumed_by)
 
     rest = consume_payments.sync(client=client, body=ConsumptionInput(limit=10))
     assert isinstance(rest, Consumption)
@@ -71,13 +71,13 @@ with AuthenticatedClient(os.environ["URL"], os.environ["KEY"]) as client:
     delete_payment.sync_detailed(made[0].id, client=client)
     missing = read_payment.sync(made[0].id, client=client)
     assert isinstance(missing, Problem)
-    print("deleted", missing.status, missing.type_.value)
+    print("deleted", missing.status, missing.type_)
 
     reused = create_payment.sync(
         client=client, body=PaymentInput("0.20"), idempotency_key="key-0.10"
     )
     assert isinstance(reused, Problem)
-    print("reused", reused.status, reused.type_.value, reused.payment_id)
+    print("reused", reused.status, reused.type_, reused.payment_id)
 
     old = old_create.sync(client=client, body=OldPaymentInput(payment="0.10"))
     assert isinstance(old, OldPayment)

@@ -1,7 +1,7 @@
 """Each generator makes a client of the served contract: it compiles, and works with the service.
 
 Only `make generated-clients` runs it. The programs beside this file each use one client, and print
-what they get. The first one of each language shows how to read money; the integrators' page quotes it.
+what they get. Those of openapi-generator show how to read money in each language.
 """
 
 import asyncio
@@ -75,9 +75,11 @@ GENERATORS = {
         "javac -nowarn -d built -cp 'jars/*' Program.java $(find java/src/main -name '*.java')",
         "java -cp 'built:jars/*' Program",
     ),
+    # By itself its client for Go rejects a response with a new field.
     "openapi-generator go": Generator(
-        f"{OPENAPI_GENERATOR} -g go -o go-openapi-generator"
-        " --additional-properties withGoMod=false --global-property apiTests=false,modelTests=false",
+        f"{OPENAPI_GENERATOR} -g go -o go-openapi-generator --additional-properties"
+        " disallowAdditionalPropertiesIfNotPresent=false,withGoMod=false"
+        " --global-property apiTests=false,modelTests=false",
         "go vet ./go-openapi-generator && go vet go_openapi_generator.go",
         "go run go_openapi_generator.go",
     ),
@@ -119,6 +121,18 @@ def workspace(folder: Path, contract: dict[str, Any]) -> Path:
     return folder
 
 
+def earlier(contract: dict[str, Any]) -> dict[str, Any]:
+    """Returns the contract as if two fields of responses were added since.
+
+    Clients that exist must go on working when that happens.
+    """
+    schemas = contract["components"]["schemas"]
+    for schema, field in (("Payment", "updated_at"), ("Problem", "title")):
+        del schemas[schema]["properties"][field]
+        schemas[schema]["required"].remove(field)
+    return contract
+
+
 async def run(command: str, folder: Path, **variables: str) -> tuple[int, str, str]:
     """Runs a line of the shell in a folder; returns its status, its output and its errors."""
     process = await asyncio.create_subprocess_shell(
@@ -140,7 +154,7 @@ async def test_a_generated_client_compiles_and_works(
     url, generator = await start(), GENERATORS[name]
     async with httpx.AsyncClient() as http:
         contract = (await http.get(f"{url}/openapi.json")).json()
-    folder = workspace(tmp_path, contract)
+    folder = workspace(tmp_path, earlier(contract))
     for command in (generator.generate, generator.check):
         status, output, errors = await run(command, folder)
         assert status == 0, f"{command}\n{output}{errors}"
