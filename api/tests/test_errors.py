@@ -43,6 +43,7 @@ METHODS = (
 ALLOWED = {
     "/v1/payments": {"GET", "HEAD", "POST"},
     "/v1/payments/{id}": {"GET", "HEAD", "PATCH", "DELETE"},
+    "/v1/consumptions": {"POST"},
     "/create": {"POST"},
     "/update/{id}": {"PUT"},
     "/list": {"GET", "HEAD"},

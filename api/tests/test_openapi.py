@@ -357,7 +357,7 @@ def test_the_files_of_the_page_are_those_that_it_has() -> None:
 
 
 # Values at the edges of what each parameter of a list may be.
-QUERY_VALUES = {
+QUERY_VALUES: dict[str, list[object]] = {
     "status": ["inserted", "consumed", "deleted", ""],
     "created_after": ["2026-01-15T09:00:00Z", "2026-01-15T09:00:00", "2026-01-15", ""],
     "created_before": ["2026-01-15T09:00:00Z", "2026-01-15T09:00:00", "2026-01-15", ""],
