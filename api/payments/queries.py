@@ -149,7 +149,9 @@ ORDER BY ordinality
 # found, since a condition on `deleted_at` beside the one on `id` admits the indexes of the lists.
 
 # A payment as it was answered when its key created it: whatever became of it since is left out.
-# A payment that an old client created as consumed was consumed at that very time.
+# A payment that an old client created as consumed was consumed by it at that very time. So was one
+# that a transaction consumed whose now() is before the creation; but that moved updated_at. After a
+# deletion, which moves it as well, the request says which of the two it was.
 # OFFSET 0 keeps the look-up of a key from being made a join.
 REPLAY = """
 SELECT
@@ -164,7 +166,15 @@ FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[])
 LEFT JOIN LATERAL (
   SELECT
     id, data, payment, created_at, created_by, consumed_at, consumed_by,
-    CASE WHEN consumed_at = created_at THEN 'consumed' ELSE 'inserted' END AS first_status
+    CASE
+      WHEN consumed_at = created_at AND consumed_by = created_by
+        THEN CASE
+          WHEN updated_at = created_at THEN 'consumed'
+          WHEN deleted_at IS NULL THEN 'inserted'
+          ELSE i.status
+        END
+      ELSE 'inserted'
+    END AS first_status
   FROM payments
   WHERE created_by = i.client AND idempotency_key = i.idempotency_key
   OFFSET 0

@@ -170,6 +170,27 @@ async def test_a_repeat_waits_for_a_first_call_that_is_not_committed(
     assert answer.headers["Idempotent-Replayed"] == "true"
 
 
+@pytest.mark.parametrize("consumer", [CLIENT, "other"])
+@pytest.mark.parametrize("deleted", [False, True])
+async def test_a_creation_after_the_consumption_began_is_replayed(
+    api: Api, database: Database, consumer: str, deleted: bool
+) -> None:
+    """It is consumed at the very time of its creation, as one that an old client creates so."""
+    await database.key("other")
+    async with database.connect("payments_app") as early, early.transaction():
+        await early.execute("SELECT")
+        body = {"payment": 1}
+        first = await api.send("POST", "/v1/payments", json.dumps(body), Idempotency_Key="key")
+        call = queries.Dequeue(consumer, None, 1, 1_000_000)
+        [consumed] = (await queries.dequeue(early, call, queries.FIRST)).payments
+    assert consumed.consumed_at == consumed.created_at
+    if deleted:
+        await api.send("DELETE", f"/v1/payments/{consumed.id}")
+    second = await api.send("POST", "/v1/payments", json.dumps(body), Idempotency_Key="key")
+    assert second.status_code == 201, second.text
+    await _replays(first, second)
+
+
 # Many at once
 
 
