@@ -22,7 +22,7 @@ class NotSent(Exception):
 
 
 class Unanswered(Exception):
-    """The request was sent, at least in part, and no whole answer came: nothing is known."""
+    """The request may have been sent, and no whole answer came: nothing is known."""
 
 
 class Hangs(Exception):
@@ -38,9 +38,15 @@ class Connection:
         self._busy = False
 
     async def request(
-        self, method: str, path: str, headers: Mapping[str, str], body: bytes = b""
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        body: bytes = b"",
+        *,
+        patience_seconds: float | None = None,
     ) -> Answer:
-        """Sends a request and returns its answer.
+        """Sends a request and returns its answer; hangs up when its patience is over.
 
         Raises:
             NotSent, Unanswered, Hangs: there is no answer.
@@ -49,10 +55,12 @@ class Connection:
         head += [f"{name}: {text}" for name, text in headers.items()]
         request = "\r\n".join([*head, "", ""]).encode() + body
         try:
-            async with asyncio.timeout(HANGS_SECONDS):
+            async with asyncio.timeout(patience_seconds or HANGS_SECONDS):
                 return await self._exchange(request)
         except TimeoutError:
-            raise Hangs(f"{method} {path}") from None
+            if patience_seconds is None:
+                raise Hangs(f"{method} {path}") from None
+            raise Unanswered("the caller hung up") from None
         except NotSent:
             raise
         except (OSError, EOFError) as error:

@@ -15,6 +15,9 @@ import asyncpg
 Kind = Literal[
     "lost",  # acknowledged, and not there
     "doubled",  # done twice, or acknowledged as two different things
+    "handed out twice",  # one payment in the answers of two calls that consumed it
+    "handed to no caller",  # consumed, and no call has it: it is never processed
+    "never handed out",  # inserted still, after the callers consumed until there was nothing left
     "phantom",  # there, and nobody asked for it, or somebody was told that nothing was changed
     "unsettled",  # repeated until the end with its key, and still nothing is known
     "wrong answer",  # one that the contract does not know here
@@ -40,9 +43,11 @@ class Operation:
     number: int
     client: str
     began: float
+    key: str | None = None
     attempts: int = 0
     in_doubt: bool = False  # one attempt at least may or may not have had its effect
     acknowledged: float | None = None
+    answer: bytes = b""  # the first one, which the key must give again
 
 
 @dataclass
@@ -50,9 +55,7 @@ class Creation(Operation):
     """A payment to be made."""
 
     value: str = ""
-    key: str | None = None
     id: int | None = None
-    answer: bytes = b""  # the first one
 
 
 @dataclass
@@ -62,7 +65,24 @@ class Change(Operation):
     kind: Literal["consume", "delete"] = "consume"
     id: int = 0
     updated_at: datetime | None = None  # as the answer says
-    gone: bool = False  # somebody has deleted it: whether it was consumed before is not told
+    gone: bool = False  # it was deleted: whether it was consumed before is not told
+    consumed_by: str | None = None  # as the refusal of a second consumption says
+    consumed_at: float | None = None
+
+    @property
+    def told(self) -> bool:
+        """Whether the caller knows what became of it, as far as the service tells."""
+        return self.acknowledged is not None or self.gone or self.consumed_by is not None
+
+
+@dataclass
+class Dequeue(Operation):
+    """A call for the oldest payments."""
+
+    limit: int = 1
+    ids: tuple[int, ...] = ()
+    updated_at: dict[int, datetime] = field(default_factory=dict)  # of each, as the answer says
+    empty: list[float] = field(default_factory=list)  # when each was sent that was given nothing
 
 
 @dataclass
@@ -72,6 +92,7 @@ class History:
     file: Path
     creations: dict[int, Creation] = field(default_factory=dict)
     changes: dict[int, list[Change]] = field(default_factory=lambda: defaultdict(list))
+    dequeues: list[Dequeue] = field(default_factory=list)
     violations: list[Violation] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     slowest_seconds: float = 0.0
@@ -90,19 +111,28 @@ class History:
     @property
     def acknowledged(self) -> int:
         """How many creations and consumptions were acknowledged."""
-        return self.counts["create acknowledged"] + self.counts["consume acknowledged"]
+        kinds = ("create", "consume", "dequeue")
+        return sum(self.counts[f"{kind} acknowledged"] for kind in kinds)
 
     def create(self, client: str, value: str, key: str | None) -> Creation:
         """Begins a creation."""
-        creation = Creation(self._next(), client, time.time(), value=value, key=key)
+        creation = Creation(self._next(), client, time.time(), key, value=value)
         self.creations[creation.number] = creation
         return creation
 
-    def change(self, client: str, kind: Literal["consume", "delete"], id: int) -> Change:
+    def change(
+        self, client: str, kind: Literal["consume", "delete"], id: int, key: str | None = None
+    ) -> Change:
         """Begins a consumption or a deletion."""
-        change = Change(self._next(), client, time.time(), kind=kind, id=id)
+        change = Change(self._next(), client, time.time(), key, kind=kind, id=id)
         self.changes[id].append(change)
         return change
+
+    def dequeue(self, client: str, limit: int, key: str | None) -> Dequeue:
+        """Begins a call for the oldest payments."""
+        dequeue = Dequeue(self._next(), client, time.time(), key, limit=limit)
+        self.dequeues.append(dequeue)
+        return dequeue
 
     def note(self, event: str, operation: Operation | None = None, **details: Any) -> None:
         """Writes an event down: `invoke`, `ok`, `fail` (no effect), `in doubt`, or a fault."""
@@ -133,7 +163,6 @@ FROM payments
 """
 
 _TIME = {"consume": "consumed_at", "delete": "deleted_at"}
-_AUTHOR = {"consume": "consumed_by", "delete": "deleted_by"}
 
 
 def compare(history: History, rows: Sequence[Row]) -> None:
@@ -146,16 +175,20 @@ def compare(history: History, rows: Sequence[Row]) -> None:
     for creation in history.creations.values():
         _compare_creation(history, creation, found[creation.number])
     by_id = {row["id"]: row for row in rows}
-    for id, changes in history.changes.items():
-        for kind in ("consume", "delete"):
-            wanted = [change for change in changes if change.kind == kind]
-            _compare_changes(history, kind, wanted, by_id.get(id))
+    consumed = _consumed(history)
+    for id in consumed.keys() - by_id.keys():
+        history.violate("lost", f"payment {id}, which {_names(consumed[id])} consumed")
+    lost_answers = _lost_answers(history)
     for row in rows:
-        kinds = {change.kind for change in history.changes.get(row["id"], ())}
-        if row["status"] == "consumed" and "consume" not in kinds:
-            history.violate("phantom", f"nobody consumed payment {row['id']}")
-        if row["deleted_at"] is not None and "delete" not in kinds:
-            history.violate("phantom", f"nobody deleted payment {row['id']}")
+        _compare_consumption(history, row, consumed[row["id"]], lost_answers)
+        _compare_refusals(history, row)
+        _compare_deletion(history, row)
+    for change in (change for changes in history.changes.values() for change in changes):
+        if change.in_doubt and not change.told:
+            history.violate("unsettled", f"{change.kind} of payment {change.id} ({change.number})")
+    for dequeue in history.dequeues:
+        if dequeue.key is not None and dequeue.in_doubt and dequeue.acknowledged is None:
+            history.violate("unsettled", f"consumption {dequeue.number}")
 
 
 def _compare_creation(history: History, creation: Creation, rows: list[Row]) -> None:
@@ -175,31 +208,88 @@ def _compare_creation(history: History, creation: Creation, rows: list[Row]) -> 
         _check_evidence(history, name, [creation], row["created_by"], row["created_at"])
 
 
-def _compare_changes(
-    history: History,
-    kind: Literal["consume", "delete"],
-    changes: Sequence[Change],
-    row: Row | None,
+def _consumed(history: History) -> dict[int, list[Change | Dequeue]]:
+    """Returns which calls were told that they consumed each payment; repeats are no other calls."""
+    consumed: dict[int, list[Change | Dequeue]] = defaultdict(list)
+    for id, changes in history.changes.items():
+        for change in changes:
+            if change.kind == "consume" and change.acknowledged is not None:
+                consumed[id].append(change)
+    for dequeue in history.dequeues:
+        for id in dequeue.ids:
+            consumed[id].append(dequeue)
+    return consumed
+
+
+def _lost_answers(history: History) -> Counter[str]:
+    """Returns how many payments each client may have consumed without a key and never seen."""
+    lost: Counter[str] = Counter()
+    for dequeue in history.dequeues:
+        if dequeue.key is None and dequeue.in_doubt and dequeue.acknowledged is None:
+            lost[dequeue.client] += dequeue.limit
+    return lost
+
+
+def _compare_consumption(
+    history: History, row: Row, by: Sequence[Change | Dequeue], lost_answers: Counter[str]
 ) -> None:
-    if not changes or row is None:
-        return  # that the row is lost is known already
-    name = f"{kind} of payment {row['id']}"
-    for change in changes:
-        if change.in_doubt and not change.gone and change.acknowledged is None:
-            history.violate("unsettled", f"{name} (operation {change.number})")
-    acknowledged = [change for change in changes if change.acknowledged is not None]
-    at, by = _TIME[kind], _AUTHOR[kind]
-    if row[at] is not None:
-        if not any(change.in_doubt or change.acknowledged for change in changes):
-            history.violate("phantom", f"{name}: all were told that nothing was changed")
-        _check_evidence(history, name, changes, row[by], row[at])
-    elif acknowledged:
-        history.violate("lost", name)
-    times = {change.updated_at for change in acknowledged if change.updated_at is not None}
-    if kind == "consume" and row["deleted_at"] is None:
-        times.add(row["updated_at"])
-    if acknowledged and len(times) > 1:
-        history.violate("doubled", f"{name} at {sorted(map(str, times))}")
+    name = f"consumption of payment {row['id']}"
+    if len(by) > 1:
+        history.violate("handed out twice", f"{name} by {_names(by)}")
+    if row["consumed_at"] is None:
+        if by:
+            history.violate("lost", f"{name} by {_names(by)}")
+        elif row["deleted_at"] is None:
+            history.violate("never handed out", f"payment {row['id']}")
+        return
+    if by:
+        _check_evidence(history, name, by, row["consumed_by"], row["consumed_at"])
+        if row["deleted_at"] is None and row["updated_at"] != _updated_at(by[0], row["id"]):
+            history.violate("doubled", f"{name}: {by[0]} is {dict(row)}")
+    elif not _may_have_consumed(history, row):
+        lost_answers[row["consumed_by"]] -= 1
+        if lost_answers[row["consumed_by"]] < 0:
+            history.violate("handed to no caller", f"{name} by {row['consumed_by']}")
+
+
+def _compare_refusals(history: History, row: Row) -> None:
+    for change in history.changes.get(row["id"], ()):
+        told = (change.consumed_by, change.consumed_at)
+        if told not in [(None, None), (row["consumed_by"], row["consumed_at"])]:
+            history.violate("wrong answer", f"{change} of {dict(row)}")
+
+
+def _may_have_consumed(history: History, row: Row) -> bool:
+    """Returns whether a call without a key did: its repeat is not told by which call it was."""
+    return any(
+        change.kind == "consume"
+        and change.key is None
+        and change.in_doubt
+        and change.client == row["consumed_by"]
+        for change in history.changes.get(row["id"], ())
+    )
+
+
+def _updated_at(operation: Change | Dequeue, id: int) -> datetime | None:
+    updated_at = operation.updated_at
+    return updated_at.get(id) if isinstance(updated_at, dict) else updated_at
+
+
+def _names(operations: Iterable[Operation]) -> str:
+    return ", ".join(f"operation {one.number} of {one.client}" for one in operations)
+
+
+def _compare_deletion(history: History, row: Row) -> None:
+    name = f"deletion of payment {row['id']}"
+    changes = [change for change in history.changes.get(row["id"], ()) if change.kind == "delete"]
+    acknowledged = any(change.acknowledged is not None for change in changes)
+    if row["deleted_at"] is None:
+        if acknowledged:
+            history.violate("lost", name)
+    elif not acknowledged and not any(change.in_doubt for change in changes):
+        history.violate("phantom", f"{name}: no caller knows of it")
+    else:
+        _check_evidence(history, name, changes, row["deleted_by"], row["deleted_at"])
 
 
 def _check_evidence(
@@ -223,13 +313,14 @@ def lost_before(history: History, rows: Sequence[Row], moment: float) -> list[st
         for creation in history.creations.values()
         if _is_before(creation, moment) and creation.id not in by_id
     ]
-    for id, changes in history.changes.items():
-        row = by_id.get(id)
-        lost += [
-            f"{change.kind} of payment {id}"
-            for change in changes
-            if _is_before(change, moment) and (row is None or row[_TIME[change.kind]] is None)
-        ]
+    done = [
+        (change, change.kind, id) for id, changes in history.changes.items() for change in changes
+    ] + [(dequeue, "consume", id) for dequeue in history.dequeues for id in dequeue.ids]
+    lost += [
+        f"{kind} of payment {id}"
+        for operation, kind, id in done
+        if _is_before(operation, moment) and (id not in by_id or by_id[id][_TIME[kind]] is None)
+    ]
     return lost
 
 

@@ -11,10 +11,14 @@ from typing import Any, NamedTuple, get_args
 
 from tests.faults.history import History, Kind, Violation, compare
 from tests.faults.system import System
-from tests.faults.workload import Workload
+from tests.faults.workload import HANG_UP_SHARE, Workload
 
 CALLERS = 48
 SETTLE_SECONDS = 120.0
+
+# A process looks for payments before its position again after 20 times as long as the last look
+# took, which a fault can make 4 s.
+DRAIN_SECONDS = 100.0
 
 Fault = Callable[[System, random.Random], Coroutine[Any, Any, str]]
 
@@ -71,7 +75,9 @@ async def run(
     faults: int,
     time_limit_seconds: float,
     kinds: Mapping[Fault, float] = FAULTS,
+    hang_up_share: float = HANG_UP_SHARE,
     new_key_each_time: bool = False,
+    drain_seconds: float = DRAIN_SECONDS,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Report:
     """Puts load on the system while faults come, one after the other; then compares.
@@ -81,7 +87,12 @@ async def run(
     """
     history = History(directory / "history.jsonl")
     workload = Workload(
-        history, system.ports, system.keys, seed, new_key_each_time=new_key_each_time
+        history,
+        system.ports,
+        system.keys,
+        seed,
+        hang_up_share=hang_up_share,
+        new_key_each_time=new_key_each_time,
     )
     done: Counter[str] = Counter()
     began = time.monotonic()
@@ -107,6 +118,8 @@ async def run(
         with contextlib.suppress(TimeoutError):  # what is not settled is found below
             async with asyncio.timeout(SETTLE_SECONDS):
                 await workload.settle(CALLERS)
+            async with asyncio.timeout(drain_seconds):
+                await workload.drain(CALLERS, system.is_drained)
         compare(history, await system.rows())
         system.look()
         for ended in system.ended:

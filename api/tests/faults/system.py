@@ -26,7 +26,7 @@ from tests.faults.history import ROWS
 from tests.faults.proxy import Direction, Proxy
 
 DATABASE = "payments"
-CLIENTS = ("shop", "till")
+CLIENTS = ("shop", "till", "desk", "kiosk")
 SERVERS = 2
 READY_SECONDS = 30.0
 
@@ -96,6 +96,12 @@ class System:
         """Returns all payments as they are."""
         async with self.database() as connection:
             return await connection.fetch(ROWS)
+
+    async def is_drained(self) -> bool:
+        """Returns whether no payment is left to be consumed."""
+        async with self.database() as connection:
+            left = "SELECT FROM payments WHERE status = 'inserted' AND deleted_at IS NULL"
+            return not await connection.fetchval(f"SELECT EXISTS ({left})")
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[Self]:

@@ -10,6 +10,7 @@ from tests.faults import doubles, mix
 from tests.faults.conftest import Progress, Seen
 from tests.faults.history import Kind
 from tests.faults.system import NotReady, System, system
+from tests.faults.workload import HANG_UP_SHARE
 
 NO_UNIQUE_KEY = "DROP INDEX payments_idempotency_key"
 KINDS: Mapping[mix.Fault, float] = {
@@ -27,6 +28,8 @@ class Planted(NamedTuple):
     sql: str = "SELECT"  # in the database
     new_key_each_time: bool = False  # in the callers
     kinds: Mapping[mix.Fault, float] = KINDS  # what shows it
+    hang_up_share: float = HANG_UP_SHARE
+    drain_seconds: float = mix.DRAIN_SECONDS
 
 
 PLANTED = {
@@ -40,6 +43,18 @@ PLANTED = {
         kinds={System.kill_postmaster: 1},
     ),
     "retry with a new key": Planted("doubled", new_key_each_time=True),
+    "consumption's key in another transaction": Planted(
+        "handed to no caller", "keep_consumption_keys_apart", hang_up_share=0.5
+    ),
+    "no turns for a consumption's key": Planted(
+        "handed to no caller", "take_no_turns", hang_up_share=0.5
+    ),
+    "no walk for late payments": Planted(
+        "never handed out",
+        "walk_once",
+        kinds={System.reset: 1},  # a process that begins again walks
+        drain_seconds=5,
+    ),
 }
 
 
@@ -54,12 +69,14 @@ async def test_a_planted_fault_is_found(
             made,
             memory,
             seed=seed,
-            acknowledgements=300,
+            acknowledgements=600,
             faults=6,
             time_limit_seconds=60,
             kinds=planted.kinds,
             progress=progress,
+            hang_up_share=planted.hang_up_share,
             new_key_each_time=planted.new_key_each_time,
+            drain_seconds=planted.drain_seconds,
         )
     found = [violation for violation in report.violations if violation.kind == planted.finds]
     seen(f"planted: {name}", f"found: {len(found)} {planted.finds} in {report.seconds:.0f} s")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults.history import Change, Creation, History, Kind, compare, lost_before
+from tests.faults.history import Change, Creation, Dequeue, History, Kind, compare, lost_before
 
 THEN = datetime(2026, 11, 26, tzinfo=UTC)
 
@@ -80,7 +80,7 @@ def test_a_row_that_is_wrong(history: History, name: str) -> None:
 def test_a_row_that_is_missing(history: History) -> None:
     _made(history)
     compare(history, [])
-    assert [violation.kind for violation in history.violations] == ["lost"]
+    assert {violation.kind for violation in history.violations} == {"lost"}
     assert len(lost_before(history, [], 100)) == 3
     assert len(lost_before(history, [], 25)) == 2
     assert lost_before(history, [], 5) == []
@@ -92,13 +92,117 @@ def test_two_rows_of_one_creation(history: History) -> None:
     assert "doubled" in {violation.kind for violation in history.violations}
 
 
-def test_consumed_at_two_times(history: History) -> None:
-    _, consumption, _, row = _made(history)
-    other = history.change("till", "consume", 1)
-    other.began, other.acknowledged = consumption.began, 23
-    other.updated_at = THEN + timedelta(seconds=1)
+def _dequeued(history: History) -> tuple[Dequeue, dict[str, Any]]:
+    """A payment that was consumed as the oldest one, and its row."""
+    *_, row = _made(history)
+    history.changes.clear()
+    dequeue = history.dequeue("till", 5, "key")
+    dequeue.began, dequeue.acknowledged = 20, 22
+    dequeue.ids, dequeue.updated_at = (1,), {1: THEN}
+    return dequeue, row | {"deleted_at": None, "deleted_by": None, "updated_at": THEN}
+
+
+def test_a_dequeue_that_agrees(history: History) -> None:
+    _, row = _dequeued(history)
     compare(history, [row])
-    assert [violation.kind for violation in history.violations] == ["doubled"]
+    assert history.violations == []
+    assert lost_before(history, [row], 100) == []
+
+
+DEQUEUED: dict[str, tuple[dict[str, Any], Kind]] = {
+    "not consumed": ({"consumed_at": None, "consumed_by": None}, "lost"),
+    "another id": ({"id": 2}, "lost"),
+    "consumed by another client": ({"consumed_by": "shop"}, "wrong evidence"),
+    "consumed too late": ({"consumed_at": 23}, "wrong evidence"),
+    "changed since": ({"updated_at": THEN + timedelta(seconds=1)}, "doubled"),
+}
+
+
+@pytest.mark.parametrize("name", DEQUEUED)
+def test_a_dequeued_row_that_is_wrong(history: History, name: str) -> None:
+    _, row = _dequeued(history)
+    change, kind = DEQUEUED[name]
+    compare(history, [row | change])
+    assert kind in {violation.kind for violation in history.violations}
+
+
+def test_a_dequeue_that_was_lost(history: History) -> None:
+    _, row = _dequeued(history)
+    inserted = row | {"consumed_at": None, "consumed_by": None}
+    assert lost_before(history, [inserted], 25) == ["consume of payment 1"]
+    assert lost_before(history, [inserted], 21) == []
+
+
+def test_handed_out_twice(history: History) -> None:
+    dequeue, row = _dequeued(history)
+    other = history.dequeue("till", 1, "other key")
+    other.began, other.acknowledged = dequeue.began, 23
+    other.ids, other.updated_at = (1,), {1: THEN}
+    compare(history, [row])
+    assert [violation.kind for violation in history.violations] == ["handed out twice"]
+
+
+def test_handed_out_and_consumed_by_its_id(history: History) -> None:
+    dequeue, row = _dequeued(history)
+    change = history.change("till", "consume", 1)
+    change.began, change.acknowledged, change.updated_at = dequeue.began, 23, THEN
+    compare(history, [row])
+    assert [violation.kind for violation in history.violations] == ["handed out twice"]
+
+
+@pytest.mark.parametrize(
+    ("key", "in_doubt", "limit", "kinds"),
+    [
+        ("key", False, 5, ["handed to no caller"]),  # it was told that there was nothing
+        ("key", True, 5, ["handed to no caller", "unsettled"]),
+        (None, False, 5, ["handed to no caller"]),
+        (None, True, 5, []),  # a lost answer without a key
+        (None, True, 0, ["handed to no caller"]),  # it held fewer payments than these
+    ],
+)
+def test_a_dequeue_without_its_payments(
+    history: History, key: str | None, in_doubt: bool, limit: int, kinds: list[Kind]
+) -> None:
+    dequeue, row = _dequeued(history)
+    dequeue.key, dequeue.in_doubt, dequeue.limit = key, in_doubt, limit
+    dequeue.ids, dequeue.acknowledged = (), None
+    compare(history, [row])
+    assert [violation.kind for violation in history.violations] == kinds
+
+
+@pytest.mark.parametrize(
+    ("key", "in_doubt", "kinds"),
+    [
+        (None, True, []),  # it may have been this call
+        (None, False, ["handed to no caller"]),
+        ("key", True, ["handed to no caller"]),  # with its key it would have been told
+    ],
+)
+def test_a_consumption_that_was_refused(
+    history: History, key: str | None, in_doubt: bool, kinds: list[Kind]
+) -> None:
+    _, consumption, _, row = _made(history)
+    consumption.key, consumption.in_doubt, consumption.acknowledged = key, in_doubt, None
+    consumption.consumed_by, consumption.consumed_at = "till", 21
+    compare(history, [row])
+    assert [violation.kind for violation in history.violations] == kinds
+
+
+@pytest.mark.parametrize(("by", "at"), [("shop", 21), ("till", 22)])
+def test_a_refusal_that_names_another_consumption(history: History, by: str, at: float) -> None:
+    *_, row = _made(history)
+    refused = history.change("desk", "consume", 1)
+    refused.consumed_by, refused.consumed_at = by, at
+    compare(history, [row])
+    assert [violation.kind for violation in history.violations] == ["wrong answer"]
+
+
+def test_a_payment_that_is_left(history: History) -> None:
+    dequeue, row = _dequeued(history)
+    dequeue.ids = ()
+    row |= {"consumed_at": None, "consumed_by": None}
+    compare(history, [row])
+    assert [violation.kind for violation in history.violations] == ["never handed out"]
 
 
 @pytest.mark.parametrize(("in_doubt", "kinds"), [(False, ["phantom"]), (True, ["unsettled"])])
@@ -120,11 +224,13 @@ def test_changes_that_nobody_asked_for(history: History) -> None:
     *_, row = _made(history)
     history.changes.clear()
     compare(history, [row])
-    assert [violation.kind for violation in history.violations] == ["phantom", "phantom"]
+    kinds = [violation.kind for violation in history.violations]
+    assert kinds == ["handed to no caller", "phantom"]
 
 
 def test_a_change_that_was_refused_for_certain(history: History) -> None:
-    _, consumption, _, row = _made(history)
-    consumption.acknowledged = None
+    _, consumption, deletion, row = _made(history)
+    consumption.acknowledged = deletion.acknowledged = None
     compare(history, [row])
-    assert [violation.kind for violation in history.violations] == ["phantom"]
+    kinds = [violation.kind for violation in history.violations]
+    assert kinds == ["handed to no caller", "phantom"]
