@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlencode, urlsplit
 
@@ -291,6 +292,22 @@ RULES = {
         ("/components/schemas/Payment/properties/payment", {"type": ["number", "null"]}),
     ),
 }
+
+
+PROGRAMS = {
+    "Python": "python_openapi_generator.py",
+    "JavaScript": "typescript-fetch.ts",
+    "Java": "Program.java",
+    "Go": "go_openapi_generator.go",
+}
+
+
+def test_ways_to_read_money_are_those_of_the_programs() -> None:
+    rows = re.findall(r"^\| (\w+) \| `(.*?payment.*?)`", SPEC["info"]["description"], re.MULTILINE)
+    assert [language for language, _ in rows] == [*PROGRAMS]
+    for language, expression in rows:
+        program = Path(__file__).parent / "clients" / PROGRAMS[language]
+        assert expression in program.read_text()
 
 
 @pytest.mark.parametrize("name", RULES)
