@@ -4,8 +4,6 @@ import os
 import re
 import shlex
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -167,10 +165,8 @@ def test_helm_renders_what_is_to_be_installed() -> None:
         assert found.returncode == 0, f"helm {line}: {found.stderr}"
 
 
-# What README.md and docs/service.md say of a running service is done on one, from a folder that
-# holds what a checkout would.
-
-FREE_PORTS = "from tests.command import free_port; print(free_port(), free_port())"
+# What these pages say of a running service is done on one, from a folder that holds what a checkout
+# would.
 
 # curl fails as a person would see it; make is the checkout's.
 SETUP = f"""
@@ -178,30 +174,6 @@ set -euo pipefail
 curl() {{ command curl --no-progress-meter --fail-with-body "$@"; }}
 make() {{ command make --directory '{ROOT}' "$@"; }}
 """
-
-
-@pytest.fixture
-def laptop(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """What `make run` runs, on data of its own; gives what replaces what in a document."""
-    command = [sys.executable, "-c", FREE_PORTS]
-    port, metrics_port = subprocess.check_output(command, cwd=ROOT / "api", text=True).split()
-    options = (f"--port={port}", f"--metrics-port={metrics_port}", f"--data={tmp_path / '.data'}")
-    (tmp_path / ".venv").symlink_to(ROOT / ".venv")
-    # Not a pipe: nobody reads the service's log.
-    log = tmp_path / "log"
-    with (
-        log.open("w") as output,
-        subprocess.Popen(
-            [sys.executable, "-m", "laptop", *options], cwd=ROOT / "api", stdout=output
-        ) as process,
-    ):
-        try:
-            while "Ctrl-C" not in log.read_text():
-                assert process.poll() is None, log.read_text()
-                time.sleep(0.1)
-            yield {"8000": port, "9464": metrics_port}
-        finally:
-            process.terminate()
 
 
 def runs_on_a_laptop(line: str) -> bool:
@@ -212,7 +184,7 @@ def runs_on_a_laptop(line: str) -> bool:
     )
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/service.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/service.md", "docs/integrating.md"])
 def test_what_is_said_of_a_running_service_works(
     name: str, laptop: dict[str, str], tmp_path: Path
 ) -> None:
