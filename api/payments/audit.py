@@ -50,6 +50,9 @@ GUARDS = (
     "payments_changed_by",
     "payments_event_order",
     "payments_id_range",
+    "payments_consumption_key",
+    "consumptions_pkey",  # a key that is remembered twice would consume twice
+    "consumptions_client",
 )
 
 # How old an event is before it is counted, if no open transaction makes it wait longer (STATE): a
@@ -187,7 +190,7 @@ WHERE
   NOT EXISTS (
     SELECT FROM pg_constraint
     WHERE
-      conrelid = 'payments'::regclass AND conname = name AND convalidated AND conenforced
+      conrelid IN ('payments'::regclass, 'consumptions'::regclass) AND conname = name AND convalidated AND conenforced
   )
   AND NOT EXISTS (
     SELECT FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid
@@ -199,7 +202,7 @@ WHERE
   )
   AND NOT EXISTS (
     SELECT FROM pg_policy JOIN pg_class ON pg_class.oid = polrelid
-    WHERE polrelid = 'payments'::regclass AND polname = name AND relrowsecurity
+    WHERE polrelid IN ('payments'::regclass, 'consumptions'::regclass) AND polname = name AND relrowsecurity
   )
 ORDER BY name
 """

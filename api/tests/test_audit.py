@@ -146,6 +146,14 @@ BROKEN = [
     ),
     ("guard-missing", "DROP POLICY payments_created_by ON payments", ["payments_created_by"]),
     (
+        "guard-missing",
+        (
+            "ALTER TABLE consumptions DROP CONSTRAINT consumptions_pkey;"
+            " ALTER TABLE consumptions DISABLE ROW LEVEL SECURITY"
+        ),
+        ["consumptions_client", "consumptions_pkey"],
+    ),
+    (
         "not-from-migrations",
         (
             "RESET ROLE; SELECT lo_create(7); SET ROLE payments_owner;"
