@@ -190,7 +190,8 @@ WHERE
   NOT EXISTS (
     SELECT FROM pg_constraint
     WHERE
-      conrelid IN ('payments'::regclass, 'consumptions'::regclass) AND conname = name AND convalidated AND conenforced
+      conrelid IN ('payments'::regclass, 'consumptions'::regclass) AND conname = name
+      AND convalidated AND conenforced
   )
   AND NOT EXISTS (
     SELECT FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid
@@ -202,7 +203,9 @@ WHERE
   )
   AND NOT EXISTS (
     SELECT FROM pg_policy JOIN pg_class ON pg_class.oid = polrelid
-    WHERE polrelid IN ('payments'::regclass, 'consumptions'::regclass) AND polname = name AND relrowsecurity
+    WHERE
+      polrelid IN ('payments'::regclass, 'consumptions'::regclass) AND polname = name
+      AND relrowsecurity
   )
 ORDER BY name
 """

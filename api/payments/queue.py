@@ -5,6 +5,7 @@ import time
 
 from payments import queries
 from payments.db import Database
+from payments.models import Payment
 from payments.queries import FIRST, Dequeue, Dequeued, Position
 
 # A walk from the first payment on may take this part of the time, whatever it costs.
@@ -26,6 +27,7 @@ class Queue:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._after: Position | None = None
+        self._furthest = FIRST
         self._walk_at = 0.0
 
     async def consume(self, call: Dequeue) -> Dequeued:
@@ -33,7 +35,7 @@ class Queue:
         async with self._database.connection() as connection:
             if self._after is None:
                 # If the first walk takes too long for a statement, the next call begins here.
-                self._after = await queries.last_consumed(connection)
+                self._after = self._furthest = await queries.last_consumed(connection)
             began = time.monotonic()
             walk = began >= self._walk_at
             if walk:
@@ -44,7 +46,13 @@ class Queue:
                 if walk:
                     ended = time.monotonic()
                     self._walk_at = ended + (ended - began) / WALK_RATIO
-        if answer.payments and not answer.replayed:
-            last = answer.payments[-1].position
-            self._after = last if walk else max(self._after, last)
+        if not answer.replayed:
+            self._move(answer.payments, call.limit)
         return answer
+
+    def _move(self, payments: list[Payment], limit: int) -> None:
+        if payments:
+            self._furthest = max(self._furthest, payments[-1].position)
+        # Behind a walk's full answer there can be more, before the furthest position.
+        full = len(payments) == limit
+        self._after = payments[-1].position if full else self._furthest

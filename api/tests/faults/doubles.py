@@ -149,7 +149,7 @@ def say_that_all_is_well() -> None:
     db.session = lambda settings: session(settings) | {"synchronous_commit": "off"}
 
 
-# To leave out SKIP LOCKED alone only makes callers wait: PostgreSQL looks at a row again once it has
+# To leave out SKIP LOCKED alone only makes callers wait: PostgreSQL checks a row again once it has
 # its lock. To leave out the guard alone changes nothing: behind the lock, no payment is consumed.
 _LOCK = "  FOR UPDATE SKIP LOCKED\n"
 _GUARD = "\n  AND status = 'inserted'"
