@@ -113,14 +113,17 @@ SELECT
   extract(epoch FROM now() - oldest_transaction())::float8 AS oldest_transaction_seconds,
   (
     SELECT n_dead_tup FROM pg_stat_user_tables WHERE relid = 'payments'::regclass
-  ) AS dead_rows,
-  -- As a call that consumes the oldest payments finds the first one.
-  coalesce(extract(epoch FROM now() - (
-    SELECT created_at FROM payments
-    WHERE status <= 'inserted' AND deleted_at IS NULL
-    ORDER BY status, created_at, id
-    LIMIT 1
-  ))::float8, 0) AS oldest_inserted_seconds
+  ) AS dead_rows
+"""
+
+# Apart from STATE, which must also be told while the table is locked. It is found as a call that
+# consumes the oldest payments finds the first one.
+OLDEST_INSERTED = """
+SELECT extract(epoch FROM now() - created_at)::float8 AS seconds
+FROM payments
+WHERE status <= 'inserted' AND deleted_at IS NULL
+ORDER BY status, created_at, id
+LIMIT 1
 """
 
 # Which rows: those with an event since $1 and before $2, the next $4 after the id $3, and those of
@@ -190,8 +193,8 @@ WHERE
   NOT EXISTS (
     SELECT FROM pg_constraint
     WHERE
-      conrelid IN ('payments'::regclass, 'consumptions'::regclass) AND conname = name
-      AND convalidated AND conenforced
+      conrelid IN ('payments'::regclass, 'consumptions'::regclass)
+      AND conname = name AND convalidated AND conenforced
   )
   AND NOT EXISTS (
     SELECT FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid
@@ -204,8 +207,8 @@ WHERE
   AND NOT EXISTS (
     SELECT FROM pg_policy JOIN pg_class ON pg_class.oid = polrelid
     WHERE
-      polrelid IN ('payments'::regclass, 'consumptions'::regclass) AND polname = name
-      AND relrowsecurity
+      polrelid IN ('payments'::regclass, 'consumptions'::regclass)
+      AND polname = name AND relrowsecurity
   )
 ORDER BY name
 """
@@ -325,14 +328,14 @@ class Auditor:
                 "payments_database_oldest_transaction_seconds",
                 "Age of the oldest transaction, of any client.",
             ),
-            "oldest_inserted_seconds": gauge(
-                "payments_oldest_inserted_seconds",
-                "Age of the oldest payment that waits to be consumed; 0 if none waits.",
-            ),
             "dead_rows": gauge(
                 "payments_database_dead_rows", "Row versions of payments that wait for vacuum."
             ),
         }
+        self._oldest_inserted = gauge(
+            "payments_oldest_inserted_seconds",
+            "Age of the oldest payment that waits to be consumed; 0 if none waits.",
+        )
         self._wal = counter("payments_database_wal_bytes", "Write-ahead log written.")
         self._wal_bytes: int | None = None
         self._lag = lag
@@ -344,6 +347,8 @@ class Auditor:
         """Counts what happened since the last round; what fails is counted by the next one."""
         (state,) = await connection.fetch(STATE, self._lag)
         self._observe(state)
+        oldest = await connection.fetch(OLDEST_INSERTED)
+        self._oldest_inserted.set(oldest[0]["seconds"] if oldest else 0)
         if self._settled is None:
             self._since_gauge.set(state["settled"].timestamp())
         since = self._settled or state["settled"]
