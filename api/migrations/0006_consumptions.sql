@@ -74,7 +74,3 @@ ALTER TABLE public.consumptions ENABLE ROW LEVEL SECURITY;
 GRANT SELECT, INSERT (client, idempotency_key, requested, payment_ids)
   ON public.consumptions TO payments_app;
 GRANT UPDATE (consumption_key) ON public.payments TO payments_app;
-
--- A consumed payment leaves an entry at the head of the queue of inserted ones, in
--- payments_list_by_status, until vacuum removes it. By default that is after a fifth of the table.
-ALTER TABLE public.payments SET (autovacuum_vacuum_scale_factor = 0.01);

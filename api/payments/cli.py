@@ -280,17 +280,16 @@ async def _purge(connection: asyncpg.Connection, retention: timedelta) -> int:
             f"nothing was removed: the deletions of payments {ids} have impossible times; see"
             " `payments audit`, and correct them by a reviewed migration"
         )
-    # The keys first: what one names is deleted later than it was consumed, and still there.
-    await _purge_all(connection, queries.PURGE_CONSUMPTIONS, retention, "keys")
-    return await _purge_all(connection, queries.PURGE, retention, "payments")
+    before = await connection.fetchval("SELECT now() - $1::interval", retention)
+    # A payment is deleted after it was consumed: its key is removed before it.
+    await _purge_all(connection, queries.PURGE_CONSUMPTIONS, before, "keys")
+    return await _purge_all(connection, queries.PURGE, before, "payments")
 
 
-async def _purge_all(
-    connection: asyncpg.Connection, sql: str, retention: timedelta, name: str
-) -> int:
+async def _purge_all(connection: asyncpg.Connection, sql: str, before: datetime, name: str) -> int:
     total = 0
     while True:
-        result = await connection.execute(sql, retention, PURGE_ROWS)
+        result = await connection.execute(sql, before, PURGE_ROWS)
         removed = int(result.removeprefix("DELETE "))
         total += removed
         if removed < PURGE_ROWS:

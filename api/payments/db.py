@@ -168,7 +168,7 @@ class Database:
         except UNAVAILABLE as error:
             raise DatabaseUnavailable(
                 "The database did not answer in time; the request may or may not have taken"
-                " effect. Repeat it, a creation with its Idempotency-Key."
+                " effect. Repeat it, with its Idempotency-Key if it had one."
             ) from error
 
     async def _acquire(self) -> "PoolConnectionProxy":

@@ -48,7 +48,7 @@ class Deadline:
         if over and task.uncancel() == 0 and kind is asyncio.CancelledError:
             raise DeadlineExceeded(
                 f"The request was not answered within {self._seconds:g} s; it may or may not have"
-                " taken effect. Repeat it, a creation with its Idempotency-Key."
+                " taken effect. Repeat it, with its Idempotency-Key if it had one."
             ) from None
 
     def _expire(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from payments import lists, metrics, models, parameters, queries
 from payments.batch import Batch
@@ -18,7 +19,6 @@ from payments.errors import (
     StatusConflict,
     UnsupportedMediaType,
 )
-from payments.lists import IDEMPOTENCY_KEY_LENGTH
 from payments.messages import JSON, Request, Response
 from payments.models import (
     ConsumptionRequest,
@@ -38,6 +38,14 @@ VARY = (b"vary", b"accept")
 LOCKED_PAUSE_SECONDS = 0.05  # many round trips to the database, and short for who waits
 
 _ENTITY_TAG = re.compile(r'[ \t]*(?:(W/)?("[^"]*")[ \t]*)?(?:,|$)')
+
+
+class _Consumed(NamedTuple):
+    """A payment that this call consumed, an earlier call with its key, or another one before."""
+
+    payment: Payment
+    replayed: bool = False
+    before: bool = False
 
 
 class Handlers:
@@ -140,8 +148,10 @@ class Handlers:
         change = models.decode(_json_body(request), StatusChange)
         if change.status == "inserted":
             return _answer(await self._leave_inserted(request, id))
-        payment, replayed = await self._consume(request, client, id, key)
-        return _answer(payment, replayed=replayed)
+        consumed = await self._consume(request, client, id, key)
+        if consumed.before:
+            raise _already_consumed(consumed.payment)
+        return _answer(consumed.payment, replayed=consumed.replayed)
 
     async def delete(self, request: Request, client: str, id: int) -> Response:
         """Deletes a payment; its row stays as evidence."""
@@ -154,14 +164,18 @@ class Handlers:
         limit = models.decode(_json_body(request), ConsumptionRequest).limit
         call = Dequeue(client, key, limit, self._settings.page_limit_bytes)
         consumed = await self._queue.consume(call)
-        if not consumed.matches:
-            raise IdempotencyKeyReused("This Idempotency-Key was used with another `limit`.")
-        if consumed.replayed:
+        replayed = consumed.first_limit is not None
+        if replayed and consumed.first_limit != limit:
+            raise IdempotencyKeyReused(
+                f"This Idempotency-Key was used with the `limit` {consumed.first_limit},"
+                f" not {limit}."
+            )
+        if replayed:
             metrics.idempotent_replays.inc()
         else:
             metrics.payments_consumed.inc(len(consumed.payments))
         body = models.encode_items(consumed.payments)
-        return _marked(Response(200, [JSON], body), consumed.replayed)
+        return _marked(Response(200, [JSON], body), replayed)
 
     # The old routes
 
@@ -186,11 +200,7 @@ class Handlers:
         change = models.decode(_json_body(request), StatusChange)
         if change.status == "inserted":
             return _legacy_answer(await self._leave_inserted(request, id))
-        try:
-            payment, _ = await self._consume(request, client, id, None)
-        except AlreadyConsumed:
-            payment = await self._find(id)
-        return _legacy_answer(payment)
+        return _legacy_answer((await self._consume(request, client, id, None)).payment)
 
     async def legacy_delete(self, request: Request, client: str, id: int) -> Response:
         """Deletes a payment and answers with what it was."""
@@ -249,12 +259,7 @@ class Handlers:
 
     async def _consume(
         self, request: Request, client: str, id: int, key: str | None
-    ) -> tuple[Payment, bool]:
-        """Returns the consumed payment, and whether its key consumed it before.
-
-        Raises:
-            AlreadyConsumed: another call consumed it.
-        """
+    ) -> "_Consumed":
         changed = None
         conditional = _is_conditional(request)
         if not conditional:
@@ -263,18 +268,18 @@ class Handlers:
             found = await self._reads.submit(id)
             if found is not None and found.is_consumed_with(client, key):
                 metrics.idempotent_replays.inc()
-                return found.as_consumed(), True
+                return _Consumed(found.as_consumed(), replayed=True)
             payment = _existing(found, id)
             _check_conditions(request, payment)
             if payment.status == "consumed":
-                raise _already_consumed(payment)
+                return _Consumed(payment, before=True)
             unchanged_since = payment.updated_at if conditional else None
             consumption = Consumption(client, id, key, unchanged_since)
             changed = await self._consumptions.submit(consumption)
             if changed is None:
                 # Another caller was faster, or holds it: look again, until the time is up.
                 await asyncio.sleep(LOCKED_PAUSE_SECONDS)
-        return changed, False
+        return _Consumed(changed)
 
     async def _delete(self, request: Request, client: str, id: int) -> Payment:
         deleted = None
@@ -305,7 +310,7 @@ def _idempotency_key(request: Request) -> str | None:
     key = request.header(b"idempotency-key")
     if key is None:
         return None
-    return parameters.parse_printable("Idempotency-Key", key, IDEMPOTENCY_KEY_LENGTH)
+    return parameters.parse_printable("Idempotency-Key", key, models.IDEMPOTENCY_KEY_LENGTH)
 
 
 def _answer(payment: Payment, status: int = 200, *, replayed: bool = False) -> Response:

@@ -19,8 +19,6 @@ from payments.queries import LAST_ID, Page, Position
 
 LIMIT = 1000  # payments of a page
 DEFAULT_LIMIT = 100
-IDEMPOTENCY_KEY_LENGTH = 255
-CLIENT_NAME_LENGTH = 63
 
 # A page of a stream. Each of its readers holds some times its bytes in memory.
 STREAM_ROWS = 1000
@@ -40,10 +38,10 @@ KNOWN = (
 # What metrics call the route of a stream, which lasts as long as there are payments.
 STREAM_ROUTE = "/v1/payments stream"
 
-_STREAMED = re.compile(
-    r"application/x-ndjson\s*(?:;\s*q=(?:1(?:\.0*)?|0\.0*[1-9][0-9]*))?", re.IGNORECASE
-)
-_PAGED = re.compile(r"application/json\s*(?:;.*)?", re.IGNORECASE)
+# With no weight, or one above zero.
+_ACCEPTED = r"\s*(?:;\s*q=(?:1(?:\.0*)?|0\.0*[1-9][0-9]*))?"
+_STREAMED = re.compile(rf"application/x-ndjson{_ACCEPTED}", re.IGNORECASE)
+_PAGED = re.compile(rf"application/json{_ACCEPTED}", re.IGNORECASE)
 _CURSOR = re.compile(r"[A-Za-z0-9_-]{22}")
 
 
@@ -84,7 +82,7 @@ def parse(query_string: str, limit_bytes: int, streamed: bool) -> Query:
                 "`idempotency_key` names one payment; send no other parameter with it."
             )
         name = "idempotency_key"
-        return Query(page, parameters.parse_printable(name, key, IDEMPOTENCY_KEY_LENGTH))
+        return Query(page, parameters.parse_printable(name, key, models.IDEMPOTENCY_KEY_LENGTH))
     return Query(_bounded(_filtered(page, given), given))
 
 
@@ -92,7 +90,7 @@ def _filtered(page: Page, given: dict[str, str]) -> Page:
     if (text := given.get("status")) is not None:
         page = page._replace(status=parameters.parse_choice("status", text, get_args(Status)))
     if (text := given.get("created_by")) is not None:
-        text = parameters.parse_printable("created_by", text, CLIENT_NAME_LENGTH)
+        text = parameters.parse_printable("created_by", text, models.CLIENT_NAME_LENGTH)
         page = page._replace(created_by=text)
     if (text := given.get("order")) is not None:
         order = parameters.parse_choice("order", text, ("asc", "desc"))

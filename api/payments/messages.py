@@ -35,7 +35,7 @@ class Request(msgspec.Struct):
 
 
 class Response(msgspec.Struct):
-    """One answer; a body that is None says nothing of its length, one that comes in pieces neither.
+    """One answer; a streamed body has no Content-Length.
 
     Who sends it closes the generator, also when the caller has left.
     """

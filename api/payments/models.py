@@ -21,6 +21,8 @@ Shape = TypeVar("Shape")
 CENT = Decimal("0.01")
 MOST = Decimal("99999.99")
 CONSUMPTION_LIMIT = 1000  # payments, of one call
+IDEMPOTENCY_KEY_LENGTH = 255
+CLIENT_NAME_LENGTH = 63
 DATA_DEPTH = 32
 DATA_BYTES = 64 * 1024
 # The longest finite double written out (-2.2250738585072014e-308) has 327 characters.

@@ -84,11 +84,10 @@ class Dequeue(NamedTuple):
 
 
 class Dequeued(NamedTuple):
-    """The answer to it: `replayed` when its key had consumed these before."""
+    """The payments, and the limit that the key consumed them with, if that was before."""
 
     payments: list[Payment]
-    replayed: bool
-    matches: bool  # the first request's limit equals this one's
+    first_limit: int | None = None
 
 
 # Where a payment stands in every list and in the queue: by its creation, then its id.
@@ -191,8 +190,8 @@ WHERE id = ANY($1::bigint[])
 """
 
 # The guard against a second consumption stands in the WHERE, on the row as it is once it is
-# locked: of any number of callers one makes the transition. A row that somebody else has locked is
-# skipped and not waited for: one held row would otherwise stop all callers of the statement.
+# locked: of any number of callers one makes the transition. A row that another transaction has
+# locked is skipped and not waited for: it would otherwise stop all callers of the statement.
 # `updated_at` always moves, because the ETag is made of it; no event is earlier than the creation,
 # also on a server that takes over with its clock behind.
 CONSUME = """
@@ -222,8 +221,8 @@ RETURNING
 #
 # Two calls with one key take turns, for the length of a transaction. Otherwise the second one, for
 # which the rows of the first are locked, could find nothing left and answer that nothing was
-# consumed, while the first one commits. A key that was used before consumes nothing here, and is
-# looked up by DEQUEUED, which sees what the first one committed.
+# consumed, while the first one commits. A key that was used before consumes nothing and locks
+# nothing here. DEQUEUED looks it up, and sees what the first call committed.
 DEQUEUE = """
 WITH turn AS MATERIALIZED (
   SELECT pg_advisory_xact_lock(hashtextextended($1::text || ' ' || $2::text, 0))
@@ -233,6 +232,7 @@ WITH turn AS MATERIALIZED (
   FROM payments
   WHERE
     (SELECT count(*) FROM turn) < 2
+    AND NOT EXISTS (SELECT FROM consumptions WHERE client = $1 AND idempotency_key = $2)
     AND (status, created_at, id) > ('inserted', $4::timestamptz, $5::bigint)
     AND status <= 'inserted' AND deleted_at IS NULL
   ORDER BY status, created_at, id
@@ -284,10 +284,15 @@ CROSS JOIN LATERAL (
 WHERE c.client = $1 AND c.idempotency_key = $2
 """
 
+# The first of the last thousand: a single one can have been consumed by its id, out of order.
 LAST_CONSUMED = """
-SELECT created_at, id FROM payments
-WHERE consumed_at IS NOT NULL
-ORDER BY consumed_at DESC
+SELECT created_at, id FROM (
+  SELECT created_at, id FROM payments
+  WHERE consumed_at IS NOT NULL
+  ORDER BY consumed_at DESC
+  LIMIT 1000
+) AS last
+ORDER BY created_at, id
 LIMIT 1
 """
 
@@ -370,9 +375,9 @@ LIST = {
 BY_KEY = """
 SELECT
   id, status::text, data::text, payment::text, created_at, created_by, updated_at, consumed_at,
-  consumed_by
+  consumed_by, deleted_at IS NOT NULL AS deleted
 FROM payments
-WHERE created_by = $1 AND idempotency_key = $2 AND deleted_at IS NULL
+WHERE created_by = $1 AND idempotency_key = $2
 """
 
 LIVE_KEYS = """
@@ -409,7 +414,7 @@ PURGE_CONSUMPTIONS = """
 DELETE FROM consumptions
 WHERE (client, idempotency_key) IN (
   SELECT client, idempotency_key FROM consumptions
-  WHERE consumed_at < now() - $1::interval
+  WHERE consumed_at < $1::timestamptz
   ORDER BY consumed_at
   LIMIT $2
 )
@@ -419,7 +424,7 @@ PURGE = """
 DELETE FROM payments
 WHERE id IN (
   SELECT id FROM payments
-  WHERE deleted_at < now() - $1::interval
+  WHERE deleted_at < $1::timestamptz
   ORDER BY deleted_at
   LIMIT $2
 )
@@ -555,10 +560,9 @@ async def dequeue(connection: "Connection", call: Dequeue, after: Position) -> D
         DEQUEUE, call.client, call.idempotency_key, call.limit, *after, call.limit_bytes
     )
     if rows or call.idempotency_key is None:
-        return Dequeued(_in_order(rows), replayed=False, matches=True)
+        return Dequeued(_in_order(rows))
     rows = await connection.fetch(DEQUEUED, call.client, call.idempotency_key)
-    matches = all(row["requested"] == call.limit for row in rows)
-    return Dequeued(_in_order(rows), replayed=bool(rows), matches=matches)
+    return Dequeued(_in_order(rows), rows[0]["requested"] if rows else None)
 
 
 def _in_order(rows: Sequence[asyncpg.Record]) -> list[Payment]:
@@ -566,7 +570,7 @@ def _in_order(rows: Sequence[asyncpg.Record]) -> list[Payment]:
 
 
 async def last_consumed(connection: "Connection") -> Position:
-    """Returns the position of the payment that was consumed last."""
+    """Returns a position near the payments that were consumed last."""
     rows = await connection.fetch(LAST_CONSUMED)
     return (rows[0]["created_at"], rows[0]["id"]) if rows else FIRST
 
@@ -595,4 +599,5 @@ async def list_page(connection: "Connection", page: Page) -> tuple[list[Payment]
 
 async def find_by_key(connection: "Connection", client: str, idempotency_key: str) -> list[Payment]:
     """Returns the payment that the client's key created, or nothing."""
-    return [*map(_payment, await connection.fetch(BY_KEY, client, idempotency_key))]
+    rows = await connection.fetch(BY_KEY, client, idempotency_key)
+    return [_payment(row) for row in rows if not row["deleted"]]

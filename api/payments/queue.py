@@ -1,15 +1,24 @@
 """Consumption of the oldest payments: where the queue of inserted ones begins."""
 
+import logging
 import math
 import time
+from typing import TYPE_CHECKING
+
+import asyncpg
 
 from payments import queries
 from payments.db import Database
 from payments.models import Payment
 from payments.queries import FIRST, Dequeue, Dequeued, Position
 
-# A walk from the first payment on may take this part of the time, whatever it costs.
-WALK_RATIO = 0.05
+# A walk from the first payment on may take this part of the time of each process.
+WALK_RATIO = 0.02
+
+if TYPE_CHECKING:
+    from payments.queries import Connection
+
+_logger = logging.getLogger(__name__)
 
 
 class Queue:
@@ -19,9 +28,10 @@ class Queue:
     it may not while any transaction is older. To step over them all in each call would cost more
     the more was consumed. So a call begins after the last payment that an earlier one consumed.
 
-    Payments can appear before that position: their transaction was slower, they were imported, or
-    a lock on them was skipped and did not consume them. A walk from the first payment on finds
-    these. It is due again after 20 times as long as the last one took: at once where it is cheap.
+    Payments can appear before that position: their transaction was slower, the import reopened
+    them, or a lock on them was skipped and did not consume them. A walk from the first payment on
+    finds these. It is due again after 50 times as long as the last one took: at once where it is
+    cheap.
     """
 
     def __init__(self, database: Database) -> None:
@@ -31,28 +41,37 @@ class Queue:
         self._walk_at = 0.0
 
     async def consume(self, call: Dequeue) -> Dequeued:
-        """Consumes payments, or gives again what the call's key consumed before."""
+        """Consumes payments, or returns again what the call's key consumed before."""
         async with self._database.connection() as connection:
             if self._after is None:
-                # If the first walk takes too long for a statement, the next call begins here.
                 self._after = self._furthest = await queries.last_consumed(connection)
-            began = time.monotonic()
-            walk = began >= self._walk_at
-            if walk:
-                self._walk_at = math.inf  # one at a time
-            try:
-                answer = await queries.dequeue(connection, call, FIRST if walk else self._after)
-            finally:
-                if walk:
-                    ended = time.monotonic()
-                    self._walk_at = ended + (ended - began) / WALK_RATIO
-        if not answer.replayed:
-            self._move(answer.payments, call.limit)
+            answer = await self._walk(connection, call) if self._is_walk_due() else None
+            if answer is None:
+                answer = await queries.dequeue(connection, call, self._after)
+        if answer.first_limit is None:
+            self._move(answer.payments)
         return answer
 
-    def _move(self, payments: list[Payment], limit: int) -> None:
-        if payments:
-            self._furthest = max(self._furthest, payments[-1].position)
-        # Behind a walk's full answer there can be more, before the furthest position.
-        full = len(payments) == limit
-        self._after = payments[-1].position if full else self._furthest
+    def _is_walk_due(self) -> bool:
+        return time.monotonic() >= self._walk_at
+
+    async def _walk(self, connection: "Connection", call: Dequeue) -> Dequeued | None:
+        """Consumes from the first payment on, or returns None if that takes too long."""
+        self._walk_at = math.inf  # one at a time
+        began = time.monotonic()
+        try:
+            return await queries.dequeue(connection, call, FIRST)
+        except asyncpg.QueryCanceledError:
+            _logger.warning(
+                "the queue could not be walked in time: payments that appeared late wait until"
+                " vacuum has removed the entries of consumed ones"
+            )
+            return None
+        finally:
+            ended = time.monotonic()
+            self._walk_at = ended + (ended - began) / WALK_RATIO
+
+    def _move(self, payments: list[Payment]) -> None:
+        # Behind what a walk found there can be more; where nothing was left, there is not.
+        self._after = payments[-1].position if payments else self._furthest
+        self._furthest = max(self._furthest, self._after)

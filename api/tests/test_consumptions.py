@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from payments import db, metrics, queries
+from tests import PATIENCE_SECONDS
 from tests.conftest import (
     CLIENT,
     Api,
@@ -208,8 +209,9 @@ async def test_each_payment_is_given_to_one_of_16_workers(start: Serve, database
     try:
         await asyncio.gather(*map(work, apis))
         # The last ones can have been skipped while another worker had locked them.
-        while len(given) < len(ids):
-            await work(apis[0])
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while len(given) < len(ids):
+                await work(apis[0])
     finally:
         for api in apis:
             await api.http.aclose()
@@ -239,12 +241,25 @@ async def test_a_payment_that_appears_before_the_others_is_found(
 
 
 async def _until_consumed(api: Api, ids: list[int]) -> None:
-    while not (found := _ids(await _consume(api, 10))):  # noqa: ASYNC110 - the answer is the event
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not (found := _ids(await _consume(api, 10))):  # noqa: ASYNC110 - the event
+            await asyncio.sleep(0.01)
     assert found == ids
 
 
 # The head of the queue
+
+# The walk from the first payment on meets the one of January, and is cancelled.
+SLOW_AT_THE_HEAD = """
+CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM pg_sleep(60);
+  RETURN NEW;
+END
+$$;
+CREATE TRIGGER slow BEFORE UPDATE ON payments
+FOR EACH ROW WHEN (OLD.created_at < '2026-02-01') EXECUTE FUNCTION slow();
+"""
 
 FILL = """
 INSERT INTO payments (payment, created_by, created_at, updated_at)
@@ -293,14 +308,29 @@ async def test_the_cost_does_not_grow_with_what_was_consumed(
         assert (rows, later < BUFFERS) == (10, True), later
 
 
-async def test_a_process_begins_where_the_last_consumption_was(
+async def test_a_walk_that_takes_too_long_does_not_fail_the_call(
     start: Serve, database: Database
 ) -> None:
-    """If the walk over all that was consumed takes too long, the next call consumes."""
+    """A new process begins near what was consumed last, and the call consumes from there."""
     key = await database.key()
-    async with client(await start(), key) as first:
-        ids = await _create(first, 3)
-        assert _ids(await _consume(first)) == ids[:1]
+    async with client(await start(), key) as api:
+        ids = await _create(api, 3)
+        assert _ids(await _consume(api)) == ids[:1]
+    await database.fetch(
+        "INSERT INTO payments (created_by, created_at, updated_at)"
+        " VALUES ('shop', '2026-01-01', '2026-01-01')"
+    )
     async with database.connect() as connection:
-        await queries.last_consumed(connection)
-        assert (await queries.last_consumed(connection))[1] == ids[0]
+        await connection.execute(SLOW_AT_THE_HEAD)
+    url = await start(lock_timeout_seconds=0.2, statement_timeout_seconds=0.3)
+    async with client(url, key) as api:
+        assert _ids(await _consume(api)) == ids[1:2]
+
+
+async def test_a_replay_locks_nothing(api: Api, database: Database) -> None:
+    await _create(api, 3)
+    call = queries.Dequeue(CLIENT, "key", 2, 1_000_000)
+    await _consume(api, 2, Idempotency_Key="key")
+    async with database.connect("payments_app") as replay, replay.transaction():
+        assert (await queries.dequeue(replay, call, queries.FIRST)).first_limit == 2
+        assert len(_ids(await _consume(api, 2))) == 1

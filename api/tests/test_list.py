@@ -63,6 +63,16 @@ async def test_a_page_far_behind_costs_what_the_first_costs(
             assert top["Shared Hit Blocks"] + top["Shared Read Blocks"] < PAGE_BUFFERS
 
 
+async def test_the_payment_of_a_key_is_found_by_the_key(database: Database) -> None:
+    """Also by a plan that was made while the table was empty."""
+    async with database.connect() as connection:
+        for name, value in db.session(settings_for(database)).items():
+            await connection.execute(f"SET {name} = {value}")
+        await connection.execute(f"PREPARE by_key AS {queries.BY_KEY}")
+        lines = await connection.fetch("EXPLAIN EXECUTE by_key ('shop', 'key')")
+    assert "payments_idempotency_key" in lines[0][0]
+
+
 async def _fill(database: Database, count: int, length: int = 1) -> list[int]:
     return [row["id"] for row in await database.fetch(FILL, count, length)]
 
@@ -331,6 +341,7 @@ async def test_many_at_once(api: Api, database: Database) -> None:
         ("application/x-ndjson, application/problem+json", "application/x-ndjson"),
         ("application/json, application/x-ndjson, application/problem+json", "application/json"),
         ("application/x-ndjson;q=0, */*", "application/json"),
+        ("application/json;q=0, application/x-ndjson", "application/x-ndjson"),
     ],
 )
 async def test_a_client_that_names_json_gets_a_page(

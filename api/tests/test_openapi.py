@@ -378,7 +378,7 @@ QUERY_VALUES: dict[str, list[object]] = {
     "status": ["inserted", "consumed", "deleted", ""],
     "created_after": ["2026-01-15T09:00:00Z", "2026-01-15T09:00:00", "2026-01-15", ""],
     "created_before": ["2026-01-15T09:00:00Z", "2026-01-15T09:00:00", "2026-01-15", ""],
-    "created_by": ["a" * lists.CLIENT_NAME_LENGTH, "a" * (lists.CLIENT_NAME_LENGTH + 1), "", "ã"],
+    "created_by": ["a" * models.CLIENT_NAME_LENGTH, "a" * (models.CLIENT_NAME_LENGTH + 1), "", "ã"],
     "idempotency_key": ["a" * 255, "a" * 256, "", "ã"],
     "order": ["asc", "desc", "ASC", ""],
     "limit": [1, lists.LIMIT, 0, lists.LIMIT + 1],

@@ -19,7 +19,7 @@ import msgspec
 import pytest
 
 from laptop.children import wait_until
-from payments import config
+from payments import config, request_head
 from payments.protocol import LimitedProtocol
 from payments.server import Server, run
 from tests import PATIENCE_SECONDS
@@ -1034,3 +1034,9 @@ def test_a_port_that_is_taken_ends_the_process_in_one_line(
         f"cannot listen on 127.0.0.1, port {port}"
         " (PAYMENTS_HTTP_HOST, PAYMENTS_HTTP_PORT): Address already in use"
     )
+
+
+@pytest.mark.parametrize("text", ["A", "A ", " ", "RTSP/", "A b ", "A b RTSP/"])
+def test_a_long_text_is_searched_once(text: str) -> None:
+    """Of a search that reads it again from each letter no test sees the end."""
+    assert not request_head.is_rtsp((text * 1_000_000 + "RTSP/").encode())

@@ -91,13 +91,6 @@ async def test_a_key_is_the_payments_own(api: Api) -> None:
         await _replays(first, await api.send("PATCH", path, CONSUME, Idempotency_Key="key"))
 
 
-async def test_the_key_is_stored_with_the_consumption(api: Api, database: Database) -> None:
-    made = await api.payment()
-    await api.send("PATCH", f"/v1/payments/{made['id']}", CONSUME, Idempotency_Key="key")
-    [row] = await database.fetch("SELECT consumption_key, xmin FROM payments")
-    assert row["consumption_key"] == "key"
-
-
 @pytest.mark.parametrize("key", ["", "x" * 256])
 async def test_keys_that_are_refused(shared: Api, key: str) -> None:
     made = await shared.payment()
