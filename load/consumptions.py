@@ -94,8 +94,10 @@ def _cost(cluster: Cluster, server: Server) -> float:
     """Returns the CPU of the service's database sessions for one payment, in microseconds."""
     pids = [row[0] for row in _fetch(cluster, server, BACKENDS)]
     before = _consumed(cluster, server), usage(pids).cpu_seconds
-    generators.wrk(server, "dequeue", 1, ROUND_SECONDS, last_id=LIMIT)
+    figures = generators.wrk(server, "dequeue", 1, ROUND_SECONDS, last_id=LIMIT)
     after = _consumed(cluster, server), usage(pids).cpu_seconds
+    if figures.failed or after[0] - before[0] < figures.requests * LIMIT:
+        raise SystemExit(f"{server.name}: calls failed, or there was nothing left to consume")
     return (after[1] - before[1]) / (after[0] - before[0]) * 1e6
 
 

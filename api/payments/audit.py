@@ -170,20 +170,26 @@ WHERE
   OR id = ANY($5::bigint[])
 """
 
-# The next $2 rows after the id $1, and those that hold a number which rounds to no finite double:
-# half a unit in the last place beyond the largest one.
+# The next $2 rows after the id $1, and those that hold a number which rounds to no finite double,
+# half a unit in the last place beyond the largest one, or which has more than 330 characters.
 UNREADABLE = """
 WITH slice AS MATERIALIZED (
   SELECT id, data FROM payments WHERE id > $1::bigint ORDER BY id LIMIT $2::bigint
 )
 SELECT
   max(id) AS swept,
-  array_agg(id) FILTER (WHERE data @? '
-    strict $.** ? (
-      @.type() == "number"
-      && (@ > 1.797693134862315807937e308 || @ < -1.797693134862315807937e308)
-    )
-  ') AS ids
+  array_agg(id) FILTER (
+    WHERE data @? '
+      strict $.** ? (
+        @.type() == "number"
+        && (@ > 1.797693134862315807937e308 || @ < -1.797693134862315807937e308)
+      )
+    '
+    -- A regular expression of PostgreSQL counts to 255.
+    OR length(data::text) > 330 AND data @? '
+      strict $.** ? (@.type() == "number").string() ? (@ like_regex "^.{255}.{76}")
+    '
+  ) AS ids
 FROM slice
 """
 

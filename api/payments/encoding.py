@@ -20,20 +20,23 @@ _THREAD_BYTES = 16 * 1024
 
 @lru_cache
 def accepts_gzip(accept_encoding: bytes) -> bool:
-    """Returns whether a client prefers gzip to no coding; an invalid weight is none."""
-    weights: dict[bytes, float] = {}
-    for member in accept_encoding.lower().split(b","):
-        coding, _, parameter = member.replace(b" ", b"").replace(b"\t", b"").partition(b";")
-        weights[coding] = _weight(parameter)
-    gzip = weights.get(b"gzip", weights.get(b"*", 0.0))
-    return gzip > 0 and gzip >= weights.get(b"identity", 0.0)
+    """Returns whether a client prefers gzip to no coding."""
+    accepted = weights(accept_encoding)
+    gzip = accepted.get(b"gzip", accepted.get(b"*", 0.0))
+    return gzip > 0 and gzip >= accepted.get(b"identity", 0.0)
 
 
-def _weight(parameter: bytes) -> float:
-    try:
-        return float(parameter.removeprefix(b"q=")) if parameter else 1.0
-    except ValueError:
-        return 0.0
+def weights(header: bytes) -> dict[bytes, float]:
+    """Returns the weight of each member of an Accept or Accept-Encoding; an invalid one is 0."""
+    found = {}
+    for member in header.lower().translate(None, b" \t").split(b","):
+        name, *parameters = member.split(b";")
+        [weight] = [text[2:] for text in parameters if text.startswith(b"q=")][:1] or [b"1"]
+        try:
+            found[name] = float(weight)
+        except ValueError:
+            found[name] = 0.0
+    return found
 
 
 def gzip(body: bytes, level: int = _LEVEL) -> bytes:

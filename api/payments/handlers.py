@@ -120,7 +120,7 @@ class Handlers:
 
     async def list(self, request: Request, client: str) -> Response:
         """Answers with one page, or with a stream of everything."""
-        streamed = lists.wants_stream(request.header(b"accept"))
+        streamed = lists.wants_stream(request.headers.get(b"accept"))
         if streamed:
             request.route = lists.STREAM_ROUTE
         query = lists.parse(request.query_string, self._settings.page_limit_bytes, streamed)
@@ -188,7 +188,7 @@ class Handlers:
 
     async def legacy_list(self, request: Request, client: str) -> Response:
         """Streams all payments."""
-        page = Page(lists.STREAM_ROWS, lists.STREAM_BYTES)
+        page = Page(lists.STREAM_FIRST_ROWS, lists.STREAM_BYTES)
         async with self._database.connection() as connection:
             first = await queries.list_page(connection, page)
         pages = lists.pages(self._database, request, page, *first)

@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import NamedTuple, get_args
 from urllib.parse import parse_qsl, urlencode
 
-from payments import models, parameters, queries
+from payments import encoding, models, parameters, queries
 from payments.db import Database
 from payments.errors import InvalidRequest
 from payments.messages import Request
@@ -20,7 +20,10 @@ from payments.queries import LAST_ID, Page, Position
 LIMIT = 1000  # payments of a page
 DEFAULT_LIMIT = 100
 
-# A page of a stream. Each of its readers holds some times its bytes in memory.
+# A page of a stream. Each of its readers holds some times its bytes in memory. PostgreSQL reads all
+# rows that are asked for, also where a few large ones are enough: their number begins small, and
+# doubles while pages are not cut.
+STREAM_FIRST_ROWS = 50
 STREAM_ROWS = 1000
 STREAM_BYTES = 256 * 1024
 
@@ -38,22 +41,16 @@ KNOWN = (
 # What metrics call the route of a stream, which lasts as long as there are payments.
 STREAM_ROUTE = "/v1/payments stream"
 
-# With no weight, or one above zero.
-_ACCEPTED = r"\s*(?:;\s*q=(?:1(?:\.0*)?|0\.0*[1-9][0-9]*))?"
-_STREAMED = re.compile(rf"application/x-ndjson{_ACCEPTED}", re.IGNORECASE)
-_PAGED = re.compile(rf"application/json{_ACCEPTED}", re.IGNORECASE)
 _CURSOR = re.compile(r"[A-Za-z0-9_-]{22}")
 
 
-def wants_stream(accept: str | None) -> bool:
+def wants_stream(accept: bytes | None) -> bool:
     """Returns whether an Accept header asks for JSON lines.
 
     One that names JSON too gets a page: generated clients name each media type of the contract.
     """
-    ranges = [range.strip() for range in accept.split(",")] if accept else []
-    if any(_PAGED.fullmatch(range) for range in ranges):
-        return False
-    return any(_STREAMED.fullmatch(range) for range in ranges)
+    weights = encoding.weights(accept or b"")
+    return weights.get(b"application/x-ndjson", 0) > 0 >= weights.get(b"application/json", 0)
 
 
 class Query(NamedTuple):
@@ -72,7 +69,7 @@ def parse(query_string: str, limit_bytes: int, streamed: bool) -> Query:
     given = parameters.parse_query(query_string, KNOWN)
     if streamed and "limit" in given:
         raise InvalidRequest("A stream has everything that matches; send no `limit` with it.")
-    page = Page(STREAM_ROWS, STREAM_BYTES)
+    page = Page(STREAM_FIRST_ROWS, STREAM_BYTES)
     if not streamed:
         limit = parameters.parse_limit("limit", given.get("limit", str(DEFAULT_LIMIT)), LIMIT)
         page = Page(limit, limit_bytes)
@@ -148,7 +145,8 @@ async def pages(
             yield payments
             if not more:
                 break
-            page = page.following(payments[-1])
+            limit = min(2 * len(payments), STREAM_ROWS)
+            page = page.following(payments[-1])._replace(limit=limit)
             async with database.connection() as connection:
                 payments, more = await queries.list_page(connection, page)
     finally:

@@ -31,7 +31,7 @@ NUMBER_CHARACTERS = 330
 _IN_CENTS = re.compile(r"(?:0|[1-9][0-9]{0,9})\.[0-9]{2}")
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _COMMA_DECIMAL = re.compile(r"-?([0-9]{1,3}(\.[0-9]{3})+|[0-9]+),[0-9]+")
-_DOTTED_THOUSANDS = re.compile(r"-?[1-9][0-9]{0,2}(\.[0-9]{3})+")
+_GROUPED_THOUSANDS = re.compile(r"-?[0-9]{1,3}(?:(?:\.[0-9]{3})+|,[0-9]{3})")
 # Possessive, and only from where a number begins: otherwise a long one would be read again from
 # each of its digits. A double's digits fill 309 places, so that a shorter plain number is one.
 _LONG_DIGITS = 309
@@ -238,13 +238,13 @@ def value(raw: Raw) -> str | None:
 
 
 def _plain(text: str) -> str:
-    if _COMMA_DECIMAL.fullmatch(text):
-        return text.replace(".", "").replace(",", ".")
-    if _DOTTED_THOUSANDS.fullmatch(text):
+    if _GROUPED_THOUSANDS.fullmatch(text) and text[0] != "0":
         raise InvalidRequest(
             f"`payment` could mean two values, as {quoted(text)} does: write thousands with"
-            " decimals, as in 5.000,00, or no dot, as in 5000."
+            " decimals, as in 5.000,00, or as in 5000."
         )
+    if _COMMA_DECIMAL.fullmatch(text):
+        return text.replace(".", "").replace(",", ".")
     if not _NUMBER.fullmatch(text):
         raise InvalidRequest(
             f"`payment` must look like 12345.67 or 12.345,67, not like {quoted(text)}."

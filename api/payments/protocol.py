@@ -3,6 +3,8 @@
 import asyncio
 import contextvars
 import logging
+import socket
+import struct
 from itertools import chain
 from typing import Any, ClassVar, cast
 
@@ -445,7 +447,10 @@ class _Cycle(RequestResponseCycle):
             await app(self.scope, self.receive, self.send)
         except Exception:
             _logger.exception("An answer broke off")
-            self.transport.close()
+            if self.chunked_encoding:  # its end is missing
+                self.transport.close()
+            else:
+                _reset(self.transport)
         finally:
             self.tasks.discard(self.task)
 
@@ -512,6 +517,13 @@ def _disconnect(cycle: RequestResponseCycle) -> None:
     cycle.disconnected = True
     cycle.waiting_for_100_continue = False
     cycle.message_event.set()
+
+
+def _reset(transport: asyncio.Transport) -> None:
+    """Closes with a reset: an orderly end would be that of an answer without a length."""
+    connection = transport.get_extra_info("socket")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
 
 
 def _origin_form(url: bytes) -> bytes:

@@ -4,6 +4,7 @@ What callers share (creations, reads, consumptions) takes many callers' rows at 
 gives their answers in the order of its input.
 """
 
+import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 
 LAST_ID = 2**63 - 1
+
+# Numbers of so much data can be looked through in 10 ms.
+TURN_CHARACTERS = 256 * 1024
 
 
 class Creation(NamedTuple):
@@ -560,13 +564,26 @@ async def dequeue(connection: "Connection", call: Dequeue, after: Position) -> D
         DEQUEUE, call.client, call.idempotency_key, call.limit, *after, call.limit_bytes
     )
     if rows or call.idempotency_key is None:
-        return Dequeued(_in_order(rows))
+        return Dequeued(await _in_order(rows))
     rows = await connection.fetch(DEQUEUED, call.client, call.idempotency_key)
-    return Dequeued(_in_order(rows), rows[0]["requested"] if rows else None)
+    return Dequeued(await _in_order(rows), rows[0]["requested"] if rows else None)
 
 
-def _in_order(rows: Sequence[asyncpg.Record]) -> list[Payment]:
-    return sorted(map(_payment, rows), key=lambda payment: payment.position)
+async def _in_order(rows: Sequence[asyncpg.Record]) -> list[Payment]:
+    return sorted(await _payments(rows), key=lambda payment: payment.position)
+
+
+async def _payments(rows: Sequence[asyncpg.Record]) -> list[Payment]:
+    """Returns the payments; lets other requests go on between large ones."""
+    payments = []
+    characters = 0
+    for row in rows:
+        payments.append(_payment(row))
+        characters += len(row["data"])
+        if characters > TURN_CHARACTERS:
+            characters = 0
+            await asyncio.sleep(0)
+    return payments
 
 
 async def last_consumed(connection: "Connection") -> Position:
@@ -594,7 +611,7 @@ async def list_page(connection: "Connection", page: Page) -> tuple[list[Payment]
         arguments.append(page.created_by)
     rows = await connection.fetch(LIST[page.created_by is not None, page.descending], *arguments)
     more = len(rows) > page.limit or (bool(rows) and rows[-1]["bytes"] > page.limit_bytes)
-    return [_payment(row) for row in rows[: page.limit]], more
+    return await _payments(rows[: page.limit]), more
 
 
 async def find_by_key(connection: "Connection", client: str, idempotency_key: str) -> list[Payment]:

@@ -9,6 +9,7 @@ import asyncpg
 
 from payments import queries
 from payments.db import Database
+from payments.errors import DatabaseUnavailable
 from payments.models import Payment
 from payments.queries import FIRST, Dequeue, Dequeued, Position
 
@@ -39,15 +40,22 @@ class Queue:
         self._after: Position | None = None
         self._furthest = FIRST
         self._walk_at = 0.0
+        self._walked = True
 
     async def consume(self, call: Dequeue) -> Dequeued:
-        """Consumes payments, or returns again what the call's key consumed before."""
+        """Consumes payments, or returns again what the call's key consumed before.
+
+        Raises:
+            DatabaseUnavailable: there is none, as far as is known: the last walk did not end.
+        """
         async with self._database.connection() as connection:
             if self._after is None:
                 self._after = self._furthest = await queries.last_consumed(connection)
             answer = await self._walk(connection, call) if self._is_walk_due() else None
             if answer is None:
                 answer = await queries.dequeue(connection, call, self._after)
+        if not answer.payments and not self._walked:
+            raise DatabaseUnavailable("The queue could not be read in time; nothing was consumed.")
         if answer.first_limit is None:
             self._move(answer.payments)
         return answer
@@ -60,8 +68,11 @@ class Queue:
         self._walk_at = math.inf  # one at a time
         began = time.monotonic()
         try:
-            return await queries.dequeue(connection, call, FIRST)
+            answer = await queries.dequeue(connection, call, FIRST)
+            self._walked = True
+            return answer
         except asyncpg.QueryCanceledError:
+            self._walked = False
             _logger.warning(
                 "the queue could not be walked in time: payments that appeared late wait until"
                 " vacuum has removed the entries of consumed ones"

@@ -33,9 +33,9 @@ _HOST = re.compile(
 )
 
 # httptools accepts RTSP as if it were HTTP and does not tell them apart. A JSON string has no line
-# break, so that a body does not look like this request line. Possessive, and from where a word
-# begins: otherwise a long word would be read again from each of its letters.
-_RTSP = re.compile(rb"(?<![A-Z])[A-Z]++ ++[^ \r\n]++ ++RTSP/[0-9]\.[0-9]\r?\n")
+# break, so that a body does not look like this request line. Possessive, and at the beginning of a
+# line or behind a body: otherwise a long word would be read again from each of its letters.
+_RTSP = re.compile(rb"(?:^|(?<=[]}]))[A-Z]++ ++[^ \r\n]++ ++RTSP/[0-9]\.[0-9]\r?\n", re.MULTILINE)
 
 # The second is the beginning of HTTP/2 without an upgrade.
 _VERSION_REASONS = {"Invalid HTTP version", "Pause on PRI/Upgrade"}

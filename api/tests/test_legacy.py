@@ -238,6 +238,22 @@ async def test_a_broken_list_does_not_look_complete(start: Serve, database: Data
         json.loads(received)
 
 
+async def test_a_broken_list_over_http_1_0_ends_in_a_reset(
+    start: Serve, database: Database
+) -> None:
+    """There is no last chunk that could be missing: an orderly end would look complete."""
+    await database.fetch(FILL, 2600, 8000)
+    url = httpx.URL(await start())
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    request = f"GET /list HTTP/1.0\r\nAuthorization: Bearer {await database.key()}\r\n\r\n"
+    writer.write(request.encode())
+    assert (await reader.read(100)).startswith(b"HTTP/1.1 200")
+    async with database.away():
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+    writer.close()
+
+
 async def test_a_list_that_cannot_begin_is_a_503(api: Api, database: Database) -> None:
     await api.payment()
     async with database.away():

@@ -341,6 +341,7 @@ async def test_many_at_once(api: Api, database: Database) -> None:
         ("application/x-ndjson, application/problem+json", "application/x-ndjson"),
         ("application/json, application/x-ndjson, application/problem+json", "application/json"),
         ("application/x-ndjson;q=0, */*", "application/json"),
+        ("application/x-ndjson; charset=utf-8", "application/x-ndjson"),
         ("application/json;q=0, application/x-ndjson", "application/x-ndjson"),
     ],
 )

@@ -57,7 +57,10 @@ BODIES = [
     ),
     (
         *("POST", "/v1/payments", '{"payment": "1,234"}'),
-        '`payment` must have at most two decimals, unlike "1,234"; it is never rounded.',
+        (
+            '`payment` could mean two values, as "1,234" does: write thousands with decimals, as in'
+            " 5.000,00, or as in 5000."
+        ),
     ),
     (
         *("POST", "/v1/payments", '{"payment": "R$ 5"}'),

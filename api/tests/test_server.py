@@ -705,7 +705,7 @@ async def test_requests_are_accepted_or_rejected_as_rfc_9112_says(
 
 
 async def test_rtsp_after_another_request_is_400(client: Client) -> None:
-    client.send(_post(b"ab") + b"GET / RT")
+    client.send(_post(b"{}") + b"GET / RT")
     await client.echo()
     client.send(b"SP/1.0\r\nHost: a\r\n\r\n")
     await client.refusal(400)
