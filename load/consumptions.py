@@ -32,6 +32,9 @@ ROUND_SECONDS = 2.0
 # How many the service consumed before. Of "held", no entry may be removed: a transaction is older.
 CONSUMED = {"none": 0, "million": 1_000_000, "held": 100_000}
 
+# How many connections create payments meanwhile, so that the two can be compared.
+CREATORS = 64
+
 WORKERS = 16
 WORKERS_LIMIT = 10
 WORKERS_SECONDS = 5.0
@@ -53,9 +56,11 @@ def main() -> int:
             for number, name in enumerate(CONSUMED)
         }
         costs: dict[str, list[float]] = {name: [] for name in servers}
+        creations: list[float] = []
         for number in range(ROUNDS):
             for name, server in servers.items():
                 costs[name].append(_cost(cluster, server))
+            creations.append(_creation_cost(cluster, servers["none"]))
             print(f"consumptions  round {number + 1}/{ROUNDS}", flush=True)
         rate = _rate(cluster, servers["none"])
     results = {
@@ -65,6 +70,7 @@ def main() -> int:
         "limit": LIMIT,
         "consumed": CONSUMED,
         "postgresql_us": {name: statistics.median(values) for name, values in costs.items()},
+        "creation_us": statistics.median(creations),
         "workers": WORKERS,
         "workers_limit": WORKERS_LIMIT,
         "rate": rate,
@@ -99,6 +105,14 @@ def _cost(cluster: Cluster, server: Server) -> float:
     if figures.failed or after[0] - before[0] < figures.requests * LIMIT:
         raise SystemExit(f"{server.name}: calls failed, or there was nothing left to consume")
     return (after[1] - before[1]) / (after[0] - before[0]) * 1e6
+
+
+def _creation_cost(cluster: Cluster, server: Server) -> float:
+    """Returns the same for one creation, where many share a statement."""
+    pids = [row[0] for row in _fetch(cluster, server, BACKENDS)]
+    before = usage(pids).cpu_seconds
+    figures = generators.wrk(server, "create", CREATORS, ROUND_SECONDS)
+    return (usage(pids).cpu_seconds - before) / figures.requests * 1e6
 
 
 def _rate(cluster: Cluster, server: Server) -> float:

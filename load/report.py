@@ -144,7 +144,11 @@ def _consumptions(results: dict[str, Any]) -> str:
             for name, text in before.items()
         ),
         (
-            f"\n{results['workers']} workers that take {results['workers_limit']} at a time consume"
+            f"\nIn the same run a creation cost {results['creation_us']:.1f} µs, where many shared"
+            " a statement.\n"
+        ),
+        (
+            f"{results['workers']} workers that take {results['workers_limit']} at a time consume"
             f" {results['rate']:,.0f} payments a second, from one process.\n"
         ),
     ]

@@ -67,7 +67,7 @@ def test_limits() -> None:
             "request line and headers",
             f"{settings.header_limit_bytes // kib} KiB, {settings.header_limit_fields} fields",
         ],
-        ["`Idempotency-Key`", f"1 to {lists.IDEMPOTENCY_KEY_LENGTH} printable ASCII characters"],
+        ["`Idempotency-Key`", f"1 to {models.IDEMPOTENCY_KEY_LENGTH} printable ASCII characters"],
         [
             "payments of a page; of a consumption",
             f"{lists.LIMIT}; {models.CONSUMPTION_LIMIT}. {few}",
