@@ -62,7 +62,8 @@ Ctrl-C stops it; the data stays in {data}.
 
 CURL = (
     "curl -H \"Authorization: Bearer $(cat {key})\" -H 'Content-Type: application/json'"
-    ' -d \'{{"payment": 12345.67, "data": {{"order": "A-1"}}}}\' {url}/v1/payments'
+    " -H 'Idempotency-Key: A-1'"
+    ' -d \'{{"payment": "12345.67", "data": {{"order": "A-1"}}}}\' {url}/v1/payments'
 )
 
 
