@@ -167,7 +167,7 @@ class Application:
     ) -> T:
         # A body that does not arrive is not counted: it costs nothing but its connection.
         if self._active >= self._settings.active_requests_limit and route.scope is not None:
-            raise Overloaded("Too many requests are being answered.")
+            raise Overloaded("Too many requests are being answered; nothing was changed.")
         self._active += 1
         try:
             with self._deadline:
@@ -233,7 +233,10 @@ class Application:
         methods = self._table.get((parent, "asset}"))
         if methods is not None:
             return methods, (last,)
-        raise NotFound("There is nothing at this address.")
+        raise NotFound(
+            "No operation has this path. An id is a whole number from 1; a path has no `/` at its"
+            " end."
+        )
 
     async def _send(self, request: Request, response: Response, send: Send) -> None:
         headers = [

@@ -42,8 +42,10 @@ _PAUSE_SECONDS = 0.25
 # More unknown keys than this at one time are somebody's guesses: the rest do not wait.
 _UNKNOWN_KEYS_LIMIT = 50
 
-_KEY = re.compile(r"[A-Za-z0-9_-]{43}")
-_PROOF_LENGTH = len("Bearer ") + 43
+_KEY_BYTES = 32
+KEY_LENGTH = len(secrets.token_urlsafe(_KEY_BYTES))  # characters
+_KEY = re.compile(rf"[A-Za-z0-9_-]{{{KEY_LENGTH}}}")
+_PROOF_LENGTH = len("Bearer ") + KEY_LENGTH
 
 
 class Client(NamedTuple):
@@ -75,13 +77,18 @@ class Keys:
             Forbidden: the key lacks the scope.
             DatabaseUnavailable: the keys are too old to be trusted, and cannot be read again.
         """
-        if authorization is None:
-            raise Unauthenticated("Send `Authorization: Bearer <key>`.")
+        authorization = authorization or ""
         client = self._proved.get(authorization)
         if client is None or time.monotonic() - self._read_at > self._refresh_seconds:
             scheme, _, key = authorization.partition(" ")
-            if scheme.lower() != "bearer" or not _KEY.fullmatch(key.strip()):
-                raise Unauthenticated("This is not `Bearer <key>`.", error="invalid_token")
+            if scheme.lower() != "bearer":
+                raise Unauthenticated("Send `Authorization: Bearer <key>`.")
+            if not _KEY.fullmatch(key.strip()):
+                raise Unauthenticated(
+                    f"The key must have {KEY_LENGTH} characters: letters, digits, `-` and `_`,"
+                    " without quotes.",
+                    error="invalid_token",
+                )
             client = await self._find(_hash(key.strip()))
         if client is None or client.ends <= time.monotonic():
             raise Unauthenticated("This key is unknown, revoked or expired.", error="invalid_token")
@@ -188,7 +195,7 @@ async def create_key(
         KeyLimitError: the client has two live keys.
         asyncpg.CheckViolationError: the client's name is not one.
     """
-    key = secrets.token_urlsafe(32)
+    key = secrets.token_urlsafe(_KEY_BYTES)
     async with connection.transaction():
         await connection.execute(LOCK_KEYS)
         if await connection.fetchval(COUNT_LIVE, client) >= LIVE_KEYS_LIMIT:

@@ -93,7 +93,7 @@ class Batch(Generic[Item, Answer]):
             Exception: whatever `run` raised for this item.
         """
         if len(self._waiting) >= self._queue_limit:
-            raise Overloaded("Too many requests are waiting for the database.")
+            raise Overloaded("Too many requests are waiting for the database; nothing was changed.")
         if self._loop is None:  # Python 3.11 makes a system call to tell which loop runs.
             self._loop = asyncio.get_running_loop()
         answer: asyncio.Future[Answer] = self._loop.create_future()

@@ -29,16 +29,19 @@ UNAVAILABLE = (
 
 QUOTED_CHARACTERS = 60
 
-# The number of a card, sent in the wrong field, must not get into the log of a client.
-_ACCOUNT = re.compile(r"[0-9]{4}(?:[ -]?[0-9]{4}){2,}[0-9]*")
+# The number of a card, sent in the wrong field, must not get into the log of a client. A fraction
+# is no such number, and what is wrong with it can stand in its last digits.
+_FRACTION_OR_ACCOUNT = re.compile(r"([0-9]\.[0-9]+)|[0-9]{4}(?:[ -]?[0-9]{4}){2,}[0-9]*")
 
 
 def quoted(text: str) -> str:
     """Returns a caller's text as a message repeats it: in quotes, escaped, and not too long.
 
-    Of twelve and more digits only the first four are repeated.
+    Of twelve and more digits only the first four are repeated, unless they are a fraction.
     """
-    text = _ACCOUNT.sub(lambda number: f"{number[0][:4]}...", text[: 2 * QUOTED_CHARACTERS])
+    text = _FRACTION_OR_ACCOUNT.sub(
+        lambda number: number[1] or f"{number[0][:4]}...", text[: 2 * QUOTED_CHARACTERS]
+    )
     cut = "…" if len(text) > QUOTED_CHARACTERS else ""
     return f"{json.dumps(text[:QUOTED_CHARACTERS])}{cut}"
 

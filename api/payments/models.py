@@ -31,7 +31,7 @@ NUMBER_CHARACTERS = 330
 _IN_CENTS = re.compile(r"(?:0|[1-9][0-9]{0,9})\.[0-9]{2}")
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _COMMA_DECIMAL = re.compile(r"-?([0-9]{1,3}(\.[0-9]{3})+|[0-9]+),[0-9]+")
-_GROUPED_THOUSANDS = re.compile(r"-?[0-9]{1,3}(?:(?:\.[0-9]{3})+|,[0-9]{3})")
+_THOUSANDS_OR_DECIMALS = re.compile(r"[1-9][0-9]{0,2}[.,][0-9]{3}")
 # Possessive, and only from where a number begins: otherwise a long one would be read again from
 # each of its digits. A double's digits fill 309 places, so that a shorter plain number is one.
 _LONG_DIGITS = 309
@@ -231,17 +231,20 @@ def value(raw: Raw) -> str | None:
         raise InvalidRequest(f"`payment` must be between 0.00 and {MOST}, not {shown(text)}.")
     cents = abs(amount.quantize(CENT))
     if cents != amount:
+        # Calculated with doubles, 0.1 + 0.2 has seventeen decimals.
+        advice = "" if text[0] == '"' else ' Send a string, such as "0.30".'
         raise InvalidRequest(
             f"`payment` must have at most two decimals, unlike {shown(text)}; it is never rounded."
+            + advice
         )
     return str(cents)
 
 
 def _plain(text: str) -> str:
-    if _GROUPED_THOUSANDS.fullmatch(text) and text[0] != "0":
+    if _THOUSANDS_OR_DECIMALS.fullmatch(text):
         raise InvalidRequest(
-            f"`payment` could mean two values, as {quoted(text)} does: write thousands with"
-            " decimals, as in 5.000,00, or as in 5000."
+            f"`payment` {quoted(text)} could have thousands or three decimals: write thousands as"
+            " in 1234 or 1.234,00, and at most two decimals."
         )
     if _COMMA_DECIMAL.fullmatch(text):
         return text.replace(".", "").replace(",", ".")

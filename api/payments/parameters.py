@@ -87,8 +87,9 @@ def parse_printable(name: str, text: str, most: int) -> str:
     Raises:
         InvalidRequest: it is empty, longer, or holds another character.
     """
-    if not 1 <= len(text) <= most or not text.isascii() or not text.isprintable():
-        raise InvalidRequest(
-            f"`{name}` must have 1 to {most} printable ASCII characters, unlike {quoted(text)}."
-        )
+    rule = f"`{name}` must have 1 to {most} printable ASCII characters"
+    if not text.isascii() or not text.isprintable():
+        raise InvalidRequest(f"{rule}, unlike {quoted(text)}.")
+    if not 1 <= len(text) <= most:
+        raise InvalidRequest(f"{rule}, not {len(text)}.")
     return text

@@ -93,8 +93,13 @@ def is_rtsp(data: bytes) -> bool:
 
 def refusal(reason: str, version: str) -> Problem:
     """Returns what is wrong with a request that httptools rejects with this reason."""
-    if "Transfer-Encoding" in reason and "Content-Length" not in reason:
+    length, coding = ("Content-Length" in reason), ("Transfer-Encoding" in reason)
+    if length and coding:
+        return MalformedRequest("Send either Transfer-Encoding or Content-Length, not both.")
+    if coding:
         return _coding()
+    if length:
+        return MalformedRequest("The header Content-Length must be one whole number of bytes.")
     if reason in _VERSION_REASONS and not version.startswith("1."):
         return HttpVersionNotSupported("Send the request in HTTP/1.1.")
     return MalformedRequest("This is not a request in HTTP/1.1.")

@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from itertools import count
 from pathlib import Path
 from typing import IO, Any, Protocol
+from urllib.parse import urlsplit
 
 import asyncpg
 import httpx
@@ -482,6 +483,20 @@ async def shared(shared_service: tuple[str, str, Database]) -> AsyncIterator[Api
         command.image.uses += 1
     async with client(*shared_service[:2]) as api:
         yield api
+
+
+async def send_raw(url: str, head: str) -> httpx.Response:
+    """Sends what no client of HTTP would; the service must close the connection."""
+    place = urlsplit(url)
+    reader, writer = await asyncio.open_connection(place.hostname, place.port)
+    writer.write(f"{head}\r\n\r\n".encode())
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        answer, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    await writer.wait_closed()
+    start, *fields = answer.decode().split("\r\n")
+    headers = dict(field.split(": ", 1) for field in fields)
+    return httpx.Response(int(start.split(" ")[1]), headers=headers, content=body)
 
 
 def problem(answer: httpx.Response, status: int, kind: str) -> dict[str, Any]:

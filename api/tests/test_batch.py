@@ -94,7 +94,7 @@ async def test_the_queue_has_a_limit() -> None:
     batch = batch_of(statement, queue_limit=3)
     tasks = await submitted(batch, 0)
     tasks += await submitted(batch, 1, 2, 3)
-    with pytest.raises(Overloaded):
+    with pytest.raises(Overloaded, match="nothing was changed"):
         await batch.submit(4)
     statement.may_go_on.set()
     assert await results(tasks) == [0, 2, 4, 6]

@@ -2,6 +2,7 @@
 
 import json
 import re
+import secrets
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -11,7 +12,7 @@ from msgspec import Meta
 
 from payments import config, errors, expected, models
 from payments.errors import quoted
-from tests.conftest import Api, problem
+from tests.conftest import Api, problem, send_raw
 
 # A library's words, a type of the implementation language, or a regular expression.
 FOREIGN = re.compile(
@@ -58,9 +59,35 @@ BODIES = [
     (
         *("POST", "/v1/payments", '{"payment": "1,234"}'),
         (
-            '`payment` could mean two values, as "1,234" does: write thousands with decimals, as in'
-            " 5.000,00, or as in 5000."
+            '`payment` "1,234" could have thousands or three decimals: write thousands as in 1234'
+            " or 1.234,00, and at most two decimals."
         ),
+    ),
+    (
+        *("POST", "/v1/payments", '{"payment": "12.345"}'),
+        (
+            '`payment` "12.345" could have thousands or three decimals: write thousands as in 1234'
+            " or 1.234,00, and at most two decimals."
+        ),
+    ),
+    (
+        *("POST", "/v1/payments", '{"payment": "1.234.567"}'),
+        '`payment` must look like 12345.67 or 12.345,67, not like "1.234.567".',
+    ),
+    (
+        *("POST", "/v1/payments", '{"payment": "-1.234"}'),
+        '`payment` must be between 0.00 and 99999.99, not "-1.234".',
+    ),
+    (
+        *("POST", "/v1/payments", '{"payment": 0.30000000000000004}'),
+        (
+            "`payment` must have at most two decimals, unlike 0.30000000000000004; it is never"
+            ' rounded. Send a string, such as "0.30".'
+        ),
+    ),
+    (
+        *("POST", "/v1/payments", '{"payment": "0.305"}'),
+        '`payment` must have at most two decimals, unlike "0.305"; it is never rounded.',
     ),
     (
         *("POST", "/v1/payments", '{"payment": "R$ 5"}'),
@@ -121,6 +148,66 @@ async def test_a_body(shared: Api, method: str, path: str, body: str | bytes, me
     assert answer.status_code == (
         400 if message.startswith(("The body is not", "The body is empty")) else 422
     )
+
+
+KEY = (
+    f"The key must have {len(secrets.token_urlsafe(32))} characters: letters, digits, `-` and `_`,"
+    " without quotes."
+)
+SEND_A_KEY = "Send `Authorization: Bearer <key>`."
+IDEMPOTENCY_KEY = "`Idempotency-Key` must have 1 to 255 printable ASCII characters"
+
+
+@pytest.mark.parametrize(
+    ("header", "value", "status", "message"),
+    [
+        ("Authorization", "", 401, SEND_A_KEY),
+        ("Authorization", f"Basic {'x' * 43}", 401, SEND_A_KEY),
+        ("Authorization", "x" * 43, 401, SEND_A_KEY),
+        ("Authorization", "Bearer", 401, KEY),
+        ("Authorization", "Bearer x", 401, KEY),
+        ("Authorization", f"Bearer {'x' * 42}", 401, KEY),
+        ("Authorization", f'Bearer "{"x" * 43}"', 401, KEY),
+        ("Authorization", f"Bearer {'x' * 42}+", 401, KEY),
+        ("Idempotency-Key", "x" * 256, 422, f"{IDEMPOTENCY_KEY}, not 256."),
+        ("Idempotency-Key", "", 422, f"{IDEMPOTENCY_KEY}, not 0."),
+        ("Idempotency-Key", "a\tb", 422, f'{IDEMPOTENCY_KEY}, unlike "a\\tb".'),
+    ],
+)
+async def test_a_header(shared: Api, header: str, value: str, status: int, message: str) -> None:
+    answer = await shared.create({"payment": 1}, **{header: value})
+    assert (answer.status_code, answer.json()["detail"]) == (status, message)
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/payment", "/v1/payments/", "/v1/payments/abc", "/v1/payments/0"]
+)
+async def test_a_path(shared: Api, path: str) -> None:
+    answer = await shared.send("GET", path)
+    assert problem(answer, 404, "not-found")["detail"] == (
+        "No operation has this path. An id is a whole number from 1; a path has no `/` at its end."
+    )
+
+
+LENGTH = "The header Content-Length must be one whole number of bytes."
+EITHER = "Send either Transfer-Encoding or Content-Length, not both."
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ("Transfer-Encoding: chunked\r\nContent-Length: 5", EITHER),
+        ("Content-Length: 5\r\nTransfer-Encoding: chunked", EITHER),
+        ("Content-Length: five", LENGTH),
+        ("Content-Length: 5\r\nContent-Length: 5", LENGTH),
+        ("Content-Length:", LENGTH),
+        ("Content-Length: 99999999999999999999", LENGTH),
+        ("a b: c", "This is not a request in HTTP/1.1."),
+    ],
+)
+async def test_fields_of_http(shared: Api, fields: str, message: str) -> None:
+    answer = await send_raw(shared.url, f"POST /v1/payments HTTP/1.1\r\nHost: a\r\n{fields}")
+    assert (answer.status_code, answer.json()["detail"]) == (400, message)
 
 
 @pytest.mark.parametrize("query", QUERIES)
@@ -217,6 +304,10 @@ def test_a_setting(variable: str, text: str, message: str) -> None:
         ("4111 1111 1111 1111", '"4111..."'),
         ("no. 4111-1111-1111-1111, 3 times", '"no. 4111..., 3 times"'),
         ("4" * 200, '"4444..."'),
+        ("4111111111111111.50", '"4111....50"'),
+        ("411111111111.50", '"4111....50"'),
+        ("0.30000000000000004", '"0.30000000000000004"'),
+        ("no. 1.50 4111111111111111", '"no. 1.50 4111..."'),
         ("100000.01", '"100000.01"'),
         ("2026-01-31 12:00:00", '"2026-01-31 12:00:00"'),
     ],

@@ -1,6 +1,5 @@
 """`openapi.yaml` is what the code serves, and what generators of clients accept."""
 
-import asyncio
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -8,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 import httpx
 import msgspec
@@ -19,7 +18,7 @@ from openapi_spec_validator import validate
 from payments import config, docs, errors, lists, models
 from payments.app import Application, Route, payment_id
 from payments.messages import Request
-from tests.conftest import Api, Database, Serve
+from tests.conftest import Api, Database, Serve, send_raw
 
 Json = dict[str, Any]
 
@@ -677,19 +676,6 @@ async def provoke(
             return await ask(broken, operation, Change(path))
         case _:
             return await ask(api, operation, CHANGES[status])
-
-
-async def send_raw(url: str, head: str) -> httpx.Response:
-    """Sends what no client of HTTP would."""
-    place = urlsplit(url)
-    reader, writer = await asyncio.open_connection(place.hostname, place.port)
-    writer.write(f"{head}\r\n\r\n".encode())
-    answer, _, body = (await reader.read()).partition(b"\r\n\r\n")
-    writer.close()
-    await writer.wait_closed()
-    start, *fields = answer.decode().split("\r\n")
-    headers = dict(field.split(": ", 1) for field in fields)
-    return httpx.Response(int(start.split(" ")[1]), headers=headers, content=body)
 
 
 @each_operation
