@@ -1,5 +1,6 @@
 """`openapi.yaml` is what the code serves, and what generators of clients accept."""
 
+import asyncio
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -15,10 +16,19 @@ import pytest
 from openapi_schema_validator import OAS31Validator, oas31_format_checker
 from openapi_spec_validator import validate
 
-from payments import config, docs, errors, lists, models
+from payments import auth, config, docs, errors, lists, models
 from payments.app import Application, Route, payment_id
+from payments.deadline import Deadline
 from payments.messages import Request
-from tests.conftest import Api, Database, Serve, send_raw
+from tests.conftest import (
+    Api,
+    Database,
+    Serve,
+    send_raw,
+    serve,
+    settings_for,
+    waits_for_a_lock,
+)
 
 Json = dict[str, Any]
 
@@ -517,13 +527,13 @@ def test_a_problem_type_is_explained_in_the_table(type_: str) -> None:
     assert all(cell.strip() for cell in row.strip("|").split("|"))
 
 
-def test_every_problem_has_an_example_with_its_title_and_status() -> None:
-    problems = [example for example, schema in EXAMPLES.values() if schema.get("$ref") == PROBLEMS]
-    for problem in problems:
-        kind = KINDS[problem["type"]]
-        assert problem["title"] == (kind.__doc__ or "").removesuffix(".")
-        assert problem["status"] == kind.status
-    assert {problem["type"] for problem in problems} == KINDS.keys()
+PROBLEM_EXAMPLES = [
+    example for example, schema in EXAMPLES.values() if schema.get("$ref") == PROBLEMS
+]
+
+
+def test_every_problem_has_an_example() -> None:
+    assert {example["type"] for example in PROBLEM_EXAMPLES} == KINDS.keys()
 
 
 @each_operation
@@ -689,6 +699,103 @@ async def test_every_documented_failure_is_answered_as_documented(
         for status in sorted(operation.responses.keys() - NOT_PROVOKED - {operation.success}):
             answer = await provoke(api, weak_key, broken, operation, status)
             check_answer(operation, answer, status)
+
+
+# What a client called shop sends to get each example of a problem, where the payments of the
+# example of a page are stored: method, path, body and headers.
+REFUSED: list[tuple[str, str, str | None, dict[str, str]]] = [
+    ("POST", "/v1/payments", '{"payment": }', {}),
+    ("GET", "/v1/payments", None, {"Authorization": f"Bearer {'x' * auth.KEY_LENGTH}"}),
+    ("GET", "/docs/none", None, {}),
+    ("GET", "/v1/payments/404", None, {}),
+    ("GET", "/v1/payments/abc", None, {}),
+    ("DELETE", "/v1/payments", None, {}),
+    ("PATCH", "/v1/payments/1", '{"status": "consumed"}', {}),
+    ("PATCH", "/v1/payments/1", '{"status": "inserted"}', {}),
+    ("GET", "/v1/payments/1", None, {"If-Match": '"0-0"'}),
+    ("POST", "/v1/payments", "1" * (SETTINGS.body_limit_bytes + 1), {}),
+    ("POST", "/v1/payments", "1", {"Content-Type": "text/plain"}),
+    ("POST", "/v1/payments", '{"payment": 100000}', {}),
+    ("POST", "/v1/payments", '{"payment": 1}', {"Idempotency-Key": "order-1001"}),
+    ("POST", "/v1/consumptions", '{"limit": 1001}', {}),
+    ("POST", "/v1/consumptions", '{"limit": 100}', {"Idempotency-Key": "batch-1"}),
+    ("GET", "/v1/payments", None, {f"Name-{number}": "" for number in range(70)}),
+]
+NO_HTTP_OF_OURS = [
+    "POST /v1/payments HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip",
+    "GET /v1/payments HTTP/2.0\r\nHost: a",
+]
+
+
+async def store_examples(api: Api, database: Database) -> None:
+    """Stores the payments of the example of a page, and consumes the second."""
+    page = SPEC["paths"]["/v1/payments"]["get"]["responses"]["200"]["content"]["application/json"]
+    for item in page["examples"]["first"]["value"]["items"]:
+        row = json.dumps(item | {"idempotency_key": f"order-{1000 + item['id']}"})
+        await database.fetch(
+            "INSERT INTO payments SELECT (jsonb_populate_record(NULL::payments, $1::jsonb)).*", row
+        )
+    answer = await api.send("POST", "/v1/consumptions", '{"limit": 10}', Idempotency_Key="batch-1")
+    assert [item["id"] for item in answer.json()["items"]] == [2]
+
+
+async def lose_connection(api: Api, database: Database) -> httpx.Response:
+    """Returns the response to a request whose connection to the database is cut."""
+    async with database.connect() as holder, holder.transaction():
+        await holder.execute("LOCK TABLE payments")
+        waiting = asyncio.create_task(api.send("GET", "/v1/payments"))
+        await waits_for_a_lock(database)
+        await database.fetch("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE NOT granted")
+        return await waiting
+
+
+async def pass_deadline(request_id: str) -> Json:
+    """Returns the problem of a request that takes too long."""
+    seconds = 0.01
+    with pytest.raises(errors.DeadlineExceeded) as raised, Deadline(seconds):
+        await asyncio.Event().wait()
+    problem: Json = json.loads(raised.value.body(request_id))
+    usual = f"{SETTINGS.request_timeout_seconds:g} s"
+    return problem | {"detail": problem["detail"].replace(f"{seconds:g} s", usual)}
+
+
+async def send_no_body(api: Api, url: str, seconds: float) -> Json:
+    """Returns the problem of a body that a service waits for so long, as if it were the default."""
+    head = f"POST /v1/payments HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {api.key}"
+    problem: Json = (await send_raw(url, f"{head}\r\nContent-Length: 1")).json()
+    usual = f"{SETTINGS.body_timeout_seconds:g} s"
+    return problem | {"detail": problem["detail"].replace(f"{seconds:g} s", usual)}
+
+
+async def test_the_examples_of_problems_are_what_the_service_answers(
+    api: Api, database: Database, start: Serve
+) -> None:
+    request_id = SPEC["components"]["headers"]["RequestId"]["example"]
+    api.http.headers["X-Request-Id"] = request_id
+    await store_examples(api, database)
+    answers = [
+        await api.send(method, path, body, **headers) for method, path, body, headers in REFUSED
+    ]
+    reader = {"Authorization": f"Bearer {await database.key('reader', (auth.READ,))}"}
+    answers.append(await api.send("POST", "/v1/payments", "{}", **reader))
+    answers += [await send_raw(api.url, head) for head in NO_HTTP_OF_OURS]
+    answers.append(await lose_connection(api, database))
+    # The database refuses rows that the service found good.
+    await database.fetch("ALTER TABLE payments ADD CHECK (payment < 0) NOT VALID")
+    answers.append(await api.create({"payment": 1}))
+    full = await start(active_requests_limit=0)
+    answers.append(await api.send("GET", f"{full}/v1/payments"))
+    application = Application(settings_for(database))
+    application.drain()
+    async with serve(settings_for(database), application) as draining:
+        answers.append(await api.send("GET", f"{draining}/readyz"))
+    problems = [answer.json() for answer in answers]
+    problems.append(await pass_deadline(request_id))
+    seconds = 0.2
+    impatient = await start(body_timeout_seconds=seconds)
+    problems.append(await send_no_body(api, impatient, seconds))
+    assert [problem for problem in problems if problem not in PROBLEM_EXAMPLES] == []
+    assert [example for example in PROBLEM_EXAMPLES if example not in problems] == []
 
 
 @each_operation
