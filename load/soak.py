@@ -28,9 +28,8 @@ import psutil
 
 import generators
 import report
-from bench import cluster_for_bench
 from laptop.postgres import Cluster
-from servers import Server, make_database, python_version, service, usage
+from servers import Server, cluster_for_bench, make_database, python_version, service, usage
 
 RESULTS = Path(__file__).parent / "results" / "soak.json"
 PART = 0.7
