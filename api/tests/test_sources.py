@@ -108,7 +108,8 @@ def test_a_file_with_ids_and_statuses_alone(tmp_path: Path) -> None:
         (1, "inserted", None, 2**62, "between"),
         (1, "inserted", None, "much", "must look like"),
         (1, "inserted", None, "", "must look like"),
-        (1, "inserted", None, "5.000.000", "two values"),
+        (1, "inserted", None, "5.000.000", "must look like"),
+        (1, "inserted", None, "5,000", "three decimals"),
         (1, "inserted", None, b"5", "`payment` is a blob"),
     ],
 )
