@@ -184,7 +184,7 @@ class Handlers:
         new = models.decode(_json_body(request), LegacyNewPayment)
         value, document = models.value(new.payment), models.document(new.data)
         created = await self._create(request, client, new.status, value, document)
-        return _legacy_answer(created.payment, replayed=created.replayed)
+        return _answer(created.payment, replayed=created.replayed, old=True)
 
     async def legacy_list(self, request: Request, client: str) -> Response:
         """Streams all payments."""
@@ -199,12 +199,12 @@ class Handlers:
         """Sets a payment's status; to consume it again changes nothing."""
         change = models.decode(_json_body(request), StatusChange)
         if change.status == "inserted":
-            return _legacy_answer(await self._leave_inserted(request, id))
-        return _legacy_answer((await self._consume(request, client, id, None)).payment)
+            return _answer(await self._leave_inserted(request, id), old=True)
+        return _answer((await self._consume(request, client, id, None)).payment, old=True)
 
     async def legacy_delete(self, request: Request, client: str, id: int) -> Response:
         """Deletes a payment and answers with what it was."""
-        return _legacy_answer(await self._delete(request, client, id))
+        return _answer(await self._delete(request, client, id), old=True)
 
     async def legacy_status(self, request: Request, client: str) -> Response:
         """Says that the process answers, as the old healthcheck did."""
@@ -257,9 +257,7 @@ class Handlers:
             raise StatusConflict(f"Payment {id} is consumed and cannot become inserted again.")
         return payment
 
-    async def _consume(
-        self, request: Request, client: str, id: int, key: str | None
-    ) -> "_Consumed":
+    async def _consume(self, request: Request, client: str, id: int, key: str | None) -> _Consumed:
         changed = None
         conditional = _is_conditional(request)
         if not conditional:
@@ -313,15 +311,12 @@ def _idempotency_key(request: Request) -> str | None:
     return parameters.parse_printable("Idempotency-Key", key, models.IDEMPOTENCY_KEY_LENGTH)
 
 
-def _answer(payment: Payment, status: int = 200, *, replayed: bool = False) -> Response:
+def _answer(
+    payment: Payment, status: int = 200, *, replayed: bool = False, old: bool = False
+) -> Response:
     headers = [JSON, (b"etag", payment.etag.encode())]
-    return _marked(Response(status, headers, models.encode(payment)), replayed)
-
-
-def _legacy_answer(payment: Payment, *, replayed: bool = False) -> Response:
-    headers = [JSON, (b"etag", payment.etag.encode())]
-    body = models.encode(LegacyPayment.of(payment))
-    return _marked(Response(200, headers, body), replayed)
+    body = models.encode(LegacyPayment.of(payment) if old else payment)
+    return _marked(Response(status, headers, body), replayed)
 
 
 def _marked(response: Response, replayed: bool) -> Response:
