@@ -512,6 +512,26 @@ def problem(answer: httpx.Response, status: int, kind: str) -> dict[str, Any]:
     return body
 
 
+@asynccontextmanager
+async def at_capacity(start: Serve, database: Database) -> AsyncIterator[tuple[Api, int]]:
+    """Lends a client of a service that answers as much as it may, and the id of a payment."""
+    url = await start(active_requests_limit=1)
+    async with (
+        client(url, await database.key()) as api,
+        database.connect() as holder,
+        holder.transaction(),
+    ):
+        id = (await api.payment())["id"]
+        await holder.execute("LOCK TABLE payments IN EXCLUSIVE MODE")
+        consumption = api.send("PATCH", f"/v1/payments/{id}", '{"status": "consumed"}')
+        waiting = asyncio.create_task(consumption)
+        await waits_for_a_lock(database)
+        try:
+            yield api, id
+        finally:
+            waiting.cancel()
+
+
 async def waits_for_a_lock(database: Database, count: int = 1) -> None:
     """Returns once somebody waits for a lock in the database, or so many do."""
     async with asyncio.timeout(PATIENCE_SECONDS):

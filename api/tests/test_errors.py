@@ -18,11 +18,11 @@ from tests.conftest import (
     Api,
     Database,
     Serve,
+    at_capacity,
     client,
     problem,
     serve,
     settings_for,
-    waits_for_a_lock,
 )
 
 Logged = Callable[..., Awaitable[list[dict[str, Any]]]]
@@ -168,24 +168,13 @@ def test_each_kind_has_a_type_a_status_and_a_title_of_its_own() -> None:
 
 
 async def test_more_requests_than_the_service_takes(start: Serve, database: Database) -> None:
-    url = await start(active_requests_limit=1)
-    async with (
-        client(url, await database.key()) as api,
-        database.connect() as holder,
-        holder.transaction(),
-    ):
-        made = await api.payment()
-        await holder.execute("LOCK TABLE payments IN EXCLUSIVE MODE")
-        path = f"/v1/payments/{made['id']}"
-        waiting = asyncio.create_task(api.send("PATCH", path, '{"status": "consumed"}'))
-        await waits_for_a_lock(database)
-        answer = await api.send("GET", path)
+    async with at_capacity(start, database) as (api, id):
+        answer = await api.send("GET", f"/v1/payments/{id}")
         problem(answer, 503, "overloaded")
         assert int(answer.headers["Retry-After"]) >= 1
         # Health is asked for most when there is too much to do.
         for probe in ("/livez", "/readyz", "/status"):
             assert (await api.send("GET", probe)).status_code == 200
-        waiting.cancel()
 
 
 async def test_a_body_that_does_not_arrive_takes_nobodys_place(

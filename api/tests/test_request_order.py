@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from tests import PATIENCE_SECONDS
-from tests.conftest import Api, Database, Serve, client, waits_for_a_lock
+from tests.conftest import Api, Database, Serve, at_capacity
 
 EXPECT = "Expect: 100-continue"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -82,22 +82,10 @@ async def test_a_key_without_the_scope_is_not_asked_for_its_body(
 async def test_who_is_too_many_is_not_asked_for_its_body_or_key(
     start: Serve, database: Database
 ) -> None:
-    url = await start(active_requests_limit=1)
-    async with (
-        client(url, await database.key()) as api,
-        database.connect() as holder,
-        holder.transaction(),
-    ):
-        made = await api.payment()
-        await holder.execute("LOCK TABLE payments IN EXCLUSIVE MODE")
-        path = f"/v1/payments/{made['id']}"
-        waiting = asyncio.create_task(api.send("PATCH", path, '{"status": "consumed"}'))
-        await waits_for_a_lock(database)
-        async with connection(url) as (reader, writer):
-            writer.write(b"POST /create HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n")
-            writer.write(f"{EXPECT}\r\n\r\n".encode())
-            assert (await reader.read()).startswith(b"HTTP/1.1 503 ")
-        waiting.cancel()
+    async with at_capacity(start, database) as (api, _), connection(api.url) as (reader, writer):
+        writer.write(b"POST /create HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n")
+        writer.write(f"{EXPECT}\r\n\r\n".encode())
+        assert (await reader.read()).startswith(b"HTTP/1.1 503 ")
 
 
 async def _create(shared: Api, version: str, *fields: str, body: bytes = BODY) -> bytes:
