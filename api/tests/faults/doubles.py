@@ -7,8 +7,7 @@ import asyncio
 import os
 import random
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -102,37 +101,34 @@ ON CONFLICT DO NOTHING
 async def keep_consumption_keys_apart(
     connection: "Connection", call: Dequeue, after: Position
 ) -> Dequeued:
-    """Looks a key up, consumes in one transaction, and keeps the key in the next."""
+    """Looks a key up, consumes in one transaction, and keeps the key in the next, much later."""
     client, key = call.client, call.idempotency_key
     if key is None or await connection.fetch(queries.DEQUEUED, client, key):
         return await _dequeue(connection, call, after)
     answer = await _dequeue(connection, call._replace(idempotency_key=None), after)
     if answer.payments:
+        await asyncio.sleep(SLOW_DEQUEUE_SECONDS)
         ids = [payment.id for payment in answer.payments]
         await connection.execute(_REMEMBER, client, key, call.limit, ids)
     return answer
 
 
-@asynccontextmanager
-async def _slow_commit(connection: "Connection", seconds: float) -> AsyncIterator[None]:
-    """Lets a commit take so long, as on a busy disk; no fault by itself."""
-    async with connection.transaction():
-        yield
-        await asyncio.sleep(seconds)
-
-
 async def create_slowly(
     connection: "Connection", creations: Sequence[Creation]
 ) -> list[Created | Exception]:
-    """Lets payments appear in another order than that of their creation."""
-    async with _slow_commit(connection, random.choice(SLOW_CREATION_SECONDS)):
-        return await _create(connection, creations)
+    """Lets payments appear in another order than that of their creation; no fault by itself."""
+    async with connection.transaction():
+        answers = await _create(connection, creations)
+        await asyncio.sleep(random.choice(SLOW_CREATION_SECONDS))
+    return answers
 
 
 async def dequeue_slowly(connection: "Connection", call: Dequeue, after: Position) -> Dequeued:
     """Leaves time for a repeat before the commit."""
-    async with _slow_commit(connection, SLOW_DEQUEUE_SECONDS):
-        return await _dequeue(connection, call, after)
+    async with connection.transaction():
+        answer = await _dequeue(connection, call, after)
+        await asyncio.sleep(SLOW_DEQUEUE_SECONDS if answer.payments else 0)
+    return answer
 
 
 def _without(statement: str, *parts: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, get_args
 
 from tests.faults.history import History, Kind, Violation, compare
 from tests.faults.system import System
-from tests.faults.workload import HANG_UP_SHARE, Workload
+from tests.faults.workload import DEQUEUE_SHARE, HANG_UP_SHARE, Workload
 
 CALLERS = 48
 SETTLE_SECONDS = 120.0
@@ -75,6 +75,7 @@ async def run(
     faults: int,
     time_limit_seconds: float,
     kinds: Mapping[Fault, float] = FAULTS,
+    dequeue_share: float = DEQUEUE_SHARE,
     hang_up_share: float = HANG_UP_SHARE,
     new_key_each_time: bool = False,
     drain_seconds: float = DRAIN_SECONDS,
@@ -91,6 +92,7 @@ async def run(
         system.ports,
         system.keys,
         seed,
+        dequeue_share=dequeue_share,
         hang_up_share=hang_up_share,
         new_key_each_time=new_key_each_time,
     )

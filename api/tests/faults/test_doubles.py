@@ -10,7 +10,7 @@ from tests.faults import doubles, mix
 from tests.faults.conftest import Progress, Seen
 from tests.faults.history import Kind
 from tests.faults.system import NotReady, System, system
-from tests.faults.workload import HANG_UP_SHARE
+from tests.faults.workload import DEQUEUE_SHARE, HANG_UP_SHARE
 
 NO_UNIQUE_KEY = "DROP INDEX payments_idempotency_key"
 KINDS: Mapping[mix.Fault, float] = {
@@ -28,7 +28,9 @@ class Planted(NamedTuple):
     sql: str = "SELECT"  # in the database
     new_key_each_time: bool = False  # in the callers
     kinds: Mapping[mix.Fault, float] = KINDS  # what shows it
+    dequeue_share: float = DEQUEUE_SHARE
     hang_up_share: float = HANG_UP_SHARE
+    acknowledgements: int = 600
     drain_seconds: float = mix.DRAIN_SECONDS
 
 
@@ -47,12 +49,17 @@ PLANTED = {
         "handed to no caller", "keep_consumption_keys_apart", hang_up_share=0.5
     ),
     "no turns for a consumption's key": Planted(
-        "handed to no caller", "take_no_turns", hang_up_share=0.5
+        "handed to no caller",
+        "take_no_turns",
+        dequeue_share=0.8,  # the queue must be empty often: then a repeat is told so
+        hang_up_share=0.9,
+        acknowledgements=1_800,
     ),
     "no walk for late payments": Planted(
         "never handed out",
         "walk_once",
         kinds={System.reset: 1},  # a process that begins again walks
+        dequeue_share=0.4,  # positions must pass payments that are not committed yet
         drain_seconds=5,
     ),
 }
@@ -69,11 +76,12 @@ async def test_a_planted_fault_is_found(
             made,
             memory,
             seed=seed,
-            acknowledgements=600,
+            acknowledgements=planted.acknowledgements,
             faults=6,
             time_limit_seconds=60,
             kinds=planted.kinds,
             progress=progress,
+            dequeue_share=planted.dequeue_share,
             hang_up_share=planted.hang_up_share,
             new_key_each_time=planted.new_key_each_time,
             drain_seconds=planted.drain_seconds,

@@ -42,6 +42,7 @@ class Workload:
         keys: Mapping[str, str],
         seed: str,
         *,
+        dequeue_share: float = DEQUEUE_SHARE,
         hang_up_share: float = HANG_UP_SHARE,
         new_key_each_time: bool = False,
     ) -> None:
@@ -50,6 +51,7 @@ class Workload:
         self._ports = ports
         self._keys = keys
         self._seed = seed
+        self._dequeue_share = dequeue_share
         self._hang_up_share = hang_up_share
         self._new_key_each_time = new_key_each_time
         self._known: list[int] = []
@@ -143,7 +145,7 @@ class _Caller:
         client = self._random.choice([*shared._keys])
         if chance < REPLAY_SHARE and shared._answered:
             await self.insist(self._random.choice(shared._answered))
-        elif chance < REPLAY_SHARE + DEQUEUE_SHARE:
+        elif chance < REPLAY_SHARE + shared._dequeue_share:
             limit = self._random.choice(DEQUEUE_LIMITS)
             await self.insist(self._history.dequeue(client, limit, self._new_key()))
         elif chance < 0.5 and shared._known:
