@@ -4,21 +4,19 @@ import asyncio
 import os
 import re
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import asyncpg
 import click
 import msgspec
 
 from payments import __version__, auth, config, errors, iam, migrate, queries
+from payments.legacy import commands
 
 # A command imports what it alone needs: loading the web server, metrics and traces takes longer
 # than most commands run.
-if TYPE_CHECKING:
-    from payments.importer import Difference
 
 Result = TypeVar("Result")
 
@@ -297,164 +295,6 @@ async def _purge_all(connection: asyncpg.Connection, sql: str, before: datetime,
         click.echo(f"{total} {name} removed so far", err=True)
 
 
-def _source_options(command: Callable[..., None]) -> Callable[..., None]:
-    for option in (
-        click.option(
-            "--ignore",
-            "ignored",
-            multiple=True,
-            metavar="NAME",
-            help="A column or field to leave behind; give it once for each.",
-        ),
-        click.option(
-            "--table", default="payments", show_default=True, help="The table of a SQLite file."
-        ),
-        click.option(
-            "--from",
-            "name",
-            required=True,
-            metavar="SOURCE",
-            help="A SQLite file, the address of the old system's /list, a file with its answer, or"
-            " - for standard input.",
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-@main.command("import")
-@_source_options
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
-@click.option(
-    "--take-the-rest",
-    is_flag=True,
-    help="Import although some rows cannot be taken, and leave these out.",
-)
-@click.option(
-    "--take-back",
-    type=click.IntRange(0),
-    metavar="N",
-    help="Also follow the old system where it took payments back, if they are at most N.",
-)
-@click.option(
-    "--report",
-    type=click.File("w", encoding="utf-8", errors="backslashreplace", lazy=False),
-    default="import-report.csv",
-    show_default=True,
-    help="Where each row that is not taken is written, with the reason.",
-)
-def import_command(
-    *,
-    name: str,
-    table: str,
-    ignored: tuple[str, ...],
-    dry_run: bool,
-    take_the_rest: bool,
-    take_back: int | None,
-    report: TextIO,
-) -> None:
-    """Bring the old system's payments here, with their ids.
-
-    Safe to run again, also after it was cut off: what is here already stays, and what is new or
-    consumed in the old system since is brought. Payments that were made or changed here are never
-    overwritten. If any row cannot be taken, none is, unless --take-the-rest is given. Where the old
-    system took a payment back (it is gone, given another payment under its id, or inserted again),
-    this counts as such a row, unless --take-back is given: a payment that is gone is then deleted.
-
-    For an address that needs an Authorization header, its value is taken from the environment
-    variable IMPORT_AUTHORIZATION.
-
-    \b
-    payments import --from old.sqlite3 --dry-run
-    payments import --from https://old.example.com/list
-    """
-    from payments import importer, sources
-
-    async def work(connection: asyncpg.Connection) -> None:
-        source = sources.open_source(name, table=table, ignored=ignored)
-        plan = await importer.plan(connection, source)
-        back = take_back is not None
-        if take_back is not None and plan.back > take_back:
-            raise importer.ImportFailed(
-                f"the old system took back {plan.back:,} payments, more than --take-back"
-                f" {take_back}: nothing was imported; is it the right source?"
-            )
-        first = await importer.write_report(connection, report, take_back=back)
-        click.echo(f"{plan.read:>12,} rows read")
-        for verdict, count in sorted(plan.counts.items()):
-            click.echo(f"{count:>12,} {verdict}")
-        _print_differences(first, err=True)
-        left_out = plan.kept + (0 if back else plan.back)
-        if left_out:
-            click.echo(f"{left_out:,} cannot be taken; all of them are in {report.name}", err=True)
-        if left_out and not take_the_rest:
-            raise importer.ImportFailed(
-                "nothing was imported: mend these rows at their source, or say --take-the-rest"
-            )
-        to_do = plan.forward + (plan.back if back else 0)
-        if not to_do:
-            click.echo("Nothing to do.")
-        elif dry_run:
-            click.echo(f"{to_do:,} payments would be imported or changed.")
-        else:
-            await importer.carry_out(connection, plan, take_back=back)
-            click.echo(f"{to_do:,} payments imported or changed.")
-
-    with _failures(importer.ImportFailed, sources.SourceError):
-        _on_database(work)
-
-
-@main.command()
-@_source_options
-@click.option(
-    "--show", type=click.IntRange(0), default=10, show_default=True, help="Differences to list."
-)
-def verify(*, name: str, table: str, ignored: tuple[str, ...], show: int) -> None:
-    """Compare the old system's payments with those here, row by row; exit with 1 if any differs.
-
-    What the source does not have is not compared (`/list` may have ids and statuses alone).
-    Payments that are deleted here are left out.
-
-    \b
-    payments verify --from old.sqlite3
-    """
-    from payments import importer, sources
-
-    async def work(connection: asyncpg.Connection) -> importer.Comparison:
-        source = sources.open_source(name, table=table, ignored=ignored)
-        return await importer.verify(connection, source, show)
-
-    with _failures(sources.SourceError):
-        compared = _on_database(work)
-    click.echo(f"{'':<10}{'old':>22}{'here':>22}")
-    for what, old in compared.old.items():
-        here = compared.new[what]
-        differs = "  differs" if old is not None and old != here else ""
-        click.echo(f"{what:<10}{_cell(old):>22}{_cell(here):>22}{differs}")
-    _print_differences(compared.first)
-    if not compared.equal:
-        raise click.ClickException(f"{compared.differences:,} payments differ")
-    click.echo("No difference.")
-
-
-@contextmanager
-def _failures(*kinds: type[Exception]) -> Iterator[None]:
-    try:
-        yield
-    except kinds as error:
-        raise click.ClickException(str(error)) from None
-
-
-def _print_differences(differences: Sequence["Difference"], *, err: bool = False) -> None:
-    for number, id, what in differences:
-        row = "-" if number is None else number
-        click.echo(f"  row {row}, id {'-' if id is None else id}: {what}", err=err)
-
-
-def _cell(value: object) -> str:
-    return "not there" if value is None else f"{value:,}" if not isinstance(value, str) else value
-
-
 def _settings() -> config.Settings:
     try:
         return config.load()
@@ -513,3 +353,7 @@ def _run(work: Coroutine[Any, Any, Result]) -> Result:
         raise click.ClickException(
             f"PAYMENTS_DATABASE_URL: the database does not answer ({reason})"
         ) from None
+
+
+main.add_command(commands.import_command)
+main.add_command(commands.verify_command)

@@ -1,12 +1,12 @@
-"""The old system's double: Flask on a SQLite file, checking nothing, as the MVP did.
+"""The old system's double: Flask on a SQLite file, as the published MVP is.
 
     python -m tests.old_system FILE PORT
 
-Columns and routes are the brief's. `/list` gives ids and statuses alone. While the file
-FILE.frozen exists, what writes is refused with 503: the switch that a cut-over needs.
+The MVP's model is `class Payment(db.Model)` with an id and a status of ten characters: so its table
+is called `payment`, has these two columns, and holds whatever status it was sent, or none. While the
+file FILE.frozen exists, what writes gets 503: the switch that a cut-over needs.
 """
 
-import json
 import sqlite3
 import sys
 from pathlib import Path
@@ -14,9 +14,12 @@ from typing import Any
 
 from flask import Flask, Response, abort, g, jsonify, request
 
+# As Flask-SQLAlchemy makes it.
 TABLE = """
-CREATE TABLE IF NOT EXISTS payments (
-  id INTEGER PRIMARY KEY, status VARCHAR(10), data JSON, payment FLOAT
+CREATE TABLE IF NOT EXISTS payment (
+\tid INTEGER NOT NULL,
+\tstatus VARCHAR(10),
+\tPRIMARY KEY (id)
 )
 """
 
@@ -55,17 +58,14 @@ def write(sql: str, values: dict[str, Any]) -> int | None:
 
 def read(id: int) -> dict[str, Any]:
     """Returns a payment, or fails with 500, as the old code did where there is none."""
-    row = database().execute("SELECT * FROM payments WHERE id = ?", (id,)).fetchone()
-    return dict(row) | {"data": json.loads(row["data"])}
+    return dict(database().execute("SELECT * FROM payment WHERE id = ?", (id,)).fetchone())
 
 
 @app.post("/create")
 def create() -> Response:
-    """Makes a payment of whatever was sent."""
-    body = request.get_json()
-    values = {name: body.get(name) for name in ("id", "status", "payment")}
-    values["data"] = json.dumps(body.get("data"))
-    id = write("INSERT INTO payments VALUES (:id, :status, :data, :payment)", values)
+    """Creates a payment; of what was sent, only the status is kept."""
+    status = request.get_json().get("status")
+    id = write("INSERT INTO payment (status) VALUES (:status)", {"status": status})
     return jsonify(read(id or 0))
 
 
@@ -73,7 +73,7 @@ def create() -> Response:
 def update(id: int) -> Response:
     """Sets a status, any status."""
     status = request.get_json().get("status")
-    write("UPDATE payments SET status = :status WHERE id = :id", {"status": status, "id": id})
+    write("UPDATE payment SET status = :status WHERE id = :id", {"status": status, "id": id})
     return jsonify(read(id))
 
 
@@ -81,14 +81,14 @@ def update(id: int) -> Response:
 def delete(id: int) -> Response:
     """Removes a payment."""
     payment = read(id)
-    write("DELETE FROM payments WHERE id = :id", {"id": id})
+    write("DELETE FROM payment WHERE id = :id", {"id": id})
     return jsonify(payment)
 
 
 @app.get("/list")
 def list_all() -> Response:
     """Answers all payments."""
-    rows = database().execute("SELECT id, status FROM payments")
+    rows = database().execute("SELECT id, status FROM payment")
     return jsonify([dict(row) for row in rows])
 
 

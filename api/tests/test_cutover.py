@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from payments import importer
+from payments.legacy import importer
 from tests import PATIENCE_SECONDS
 from tests.command import free_port
 from tests.conftest import API_DIRECTORY, Database, Serve

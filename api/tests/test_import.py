@@ -17,10 +17,12 @@ from typing import Any
 import asyncpg
 import pytest
 
-from payments import importer, sources
+from payments.legacy import importer
+from payments.legacy.row import OldPayment
+from payments.legacy.survey import Options, Survey
 from tests.conftest import CLIENT, Api, Database
 from tests.test_cli import Result, invoke, invoke_on, run_on
-from tests.test_sources import sqlite_file
+from tests.test_sources import source, sqlite_file
 
 pytestmark = pytest.mark.in_process  # a container does not see the files to import
 
@@ -408,7 +410,7 @@ async def test_what_is_changed_between_the_look_and_the_change(
     path = sqlite_file(tmp_path / "old", [(1, "consumed", *OLD[0][2:]), *OLD[1:]])
     connection = await connected(database)
     try:
-        plan = await importer.plan(connection, sources.open_source(str(path), table="payments"))
+        plan = await importer.plan(connection, source(path))
         await api.send("DELETE", "/delete/1")
         with pytest.raises(importer.ImportFailed, match="run it again"):
             await importer.carry_out(connection, plan, take_back=False)
@@ -421,7 +423,7 @@ async def test_an_id_that_is_taken_meanwhile(database: Database, tmp_path: Path)
     path = sqlite_file(tmp_path / "old", OLD)
     connection = await connected(database)
     try:
-        plan = await importer.plan(connection, sources.open_source(str(path), table="payments"))
+        plan = await importer.plan(connection, source(path))
         await database.fetch("INSERT INTO payments (id, created_by) VALUES (5, 'shop')")
         with pytest.raises(importer.ImportFailed, match="run it again"):
             await importer.carry_out(connection, plan, take_back=False)
@@ -433,8 +435,8 @@ async def test_an_id_that_is_taken_meanwhile(database: Database, tmp_path: Path)
 async def test_two_at_once(database: Database, tmp_path: Path, import_: Import) -> None:
     connection = await connected(database)
     try:
-        source = sources.open_source(str(sqlite_file(tmp_path / "first", OLD)), table="payments")
-        await importer.plan(connection, source)
+        first = source(sqlite_file(tmp_path / "first", OLD))
+        await importer.plan(connection, first)
         failed(await import_(OLD), "another import runs")
     finally:
         await connection.close()
@@ -455,7 +457,7 @@ async def test_cut_off_in_the_middle_it_goes_on(
     rows: Rows = [(n, "inserted", None, n) for n in range(1, 8)]
     path = sqlite_file(tmp_path / "old", rows)
     connection = await connected(database)
-    plan = await importer.plan(connection, sources.open_source(str(path), table="payments"))
+    plan = await importer.plan(connection, source(path))
     # The third batch fails as at the end of the connection.
     await database.fetch("ALTER TABLE payments ADD CHECK (id <> 5)")
     with pytest.raises(asyncpg.CheckViolationError):
@@ -499,6 +501,7 @@ async def test_memory_is_constant(database: Database) -> None:
     class Many:
         def __init__(self, count: int) -> None:
             self.count = count
+            self.survey = Survey(Options())
 
         def total(self) -> int:
             return self.count
@@ -506,7 +509,7 @@ async def test_memory_is_constant(database: Database) -> None:
         def rows(self) -> Any:
             for n in range(1, self.count + 1):
                 data = f'{{"customer": "customer {n}"}}'
-                yield sources.OldPayment(n, n, "inserted", True, n % 9_000_000, data, None)
+                yield OldPayment(n, n, "inserted", True, n % 9_000_000, data, None)
 
     peaks = []
     for count in (20_000, 300_000):

@@ -18,10 +18,18 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from payments import models, sources
+from payments import models
 from payments.errors import Problem
-from payments.sources import LAST_OLD_ID, OldPayment, SourceError
-from tests.old_system import TABLE
+from payments.legacy import http_list, json_list
+from payments.legacy import sqlite_file as sqlite_source
+from payments.legacy.row import LAST_OLD_ID, OldPayment
+from payments.legacy.source import Source, open_source
+from payments.legacy.survey import Options, SourceError
+
+# An old system that stores values as well.
+TABLE = """
+CREATE TABLE payments (id INTEGER PRIMARY KEY, status VARCHAR(10), data JSON, payment FLOAT)
+"""
 
 in_tmp_path = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
@@ -39,7 +47,12 @@ def sqlite_file(path: Path, rows: list[tuple[Any, ...]] = [], table: str = TABLE
 
 def read(name: Path | str, **options: Any) -> list[OldPayment]:
     """Reads a source to its end."""
-    return list(sources.open_source(str(name), **{"table": "payments", **options}).rows())
+    return list(source(name, **options).rows())
+
+
+def source(name: Path | str, **options: Any) -> Source:
+    """Opens a source."""
+    return open_source(str(name), Options(**options))
 
 
 def row(number: int = 1, **changes: Any) -> OldPayment:
@@ -185,17 +198,17 @@ def test_text_as_a_payment_is_what_the_api_takes(tmp_path: Path, text: str) -> N
 def test_more_rows_than_are_read_at_one_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "SQLITE_ROWS", 4)
+    monkeypatch.setattr(sqlite_source, "SQLITE_ROWS", 4)
     for count in (0, 3, 4, 5, 8, 9):
         rows = [(2 * n, "inserted", None, None) for n in range(1, count + 1)]
         path = sqlite_file(tmp_path / "old", rows)
-        source = sources.open_source(str(path), table="payments")
-        assert [old.id for old in source.rows()] == [values[0] for values in rows]
-        assert source.total() == count
+        opened = source(path)
+        assert [old.id for old in opened.rows()] == [values[0] for values in rows]
+        assert opened.total() == count
 
 
 def test_the_last_rowid_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "SQLITE_ROWS", 1)
+    monkeypatch.setattr(sqlite_source, "SQLITE_ROWS", 1)
     path = sqlite_file(tmp_path / "old", [(2**63 - 1, "inserted", None, None)])
     assert len(read(path)) == 1
 
@@ -203,9 +216,9 @@ def test_the_last_rowid_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_the_old_system_can_write_while_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "SQLITE_ROWS", 2)
+    monkeypatch.setattr(sqlite_source, "SQLITE_ROWS", 2)
     path = sqlite_file(tmp_path / "old", [(n, "inserted", None, None) for n in range(1, 6)])
-    rows = sources.open_source(str(path), table="payments").rows()
+    rows = source(path).rows()
     assert next(rows).id == 1
     with closing(sqlite3.connect(path, timeout=0)) as old, old:
         old.execute("INSERT INTO payments VALUES (6, 'inserted', NULL, NULL)")
@@ -310,7 +323,7 @@ def test_a_damaged_file(tmp_path: Path) -> None:
 def test_a_file_that_is_locked_for_too_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "SQLITE_LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(sqlite_source, "SQLITE_LOCK_SECONDS", 0.05)
     path = sqlite_file(tmp_path / "old", [(1, "inserted", None, None)])
     with closing(sqlite3.connect(path, isolation_level=None)) as old:
         old.execute("BEGIN EXCLUSIVE")
@@ -323,7 +336,7 @@ def test_large_rows_of_sqlite_are_not_held_together(tmp_path: Path) -> None:
     path = sqlite_file(tmp_path / "old", [(n, "inserted", text, 1) for n in range(1, 201)])
     tracemalloc.start()
     try:
-        for _ in sources.open_source(str(path), table="payments").rows():
+        for _ in source(path).rows():
             pass
         assert tracemalloc.get_traced_memory()[1] < 50_000_000
     finally:
@@ -427,7 +440,7 @@ def test_however_it_is_cut_into_pieces(  # noqa: PLR0917
     indent: int | None,
     ascii: bool,
 ) -> None:
-    monkeypatch.setattr(sources, "JSON_CHUNK_BYTES", size)
+    monkeypatch.setattr(json_list, "JSON_CHUNK_BYTES", size)
     rows = [{"id": n, "status": "inserted", "data": data} for n, data in enumerate(elements, 1)]
     text = json.dumps(rows, indent=indent, ensure_ascii=ascii)
     try:
@@ -519,7 +532,7 @@ def test_an_address_where_nobody_is() -> None:
 
 
 def test_a_server_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "HTTP_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr(http_list, "HTTP_TIMEOUT_SECONDS", 0.1)
     with closing(socket.create_server(("127.0.0.1", 0))) as silent:
         port = silent.getsockname()[1]
         with pytest.raises(SourceError, match="timed out"):
@@ -537,13 +550,13 @@ def test_no_secret_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_how_many_rows_there_will_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "JSON_CHUNK_BYTES", 1000)
+    monkeypatch.setattr(json_list, "JSON_CHUNK_BYTES", 1000)
     text = "[" + ",".join(f'{{"id": {n}, "status": "inserted"}}' for n in range(1, 1001)) + "]"
-    source = sources.open_source(str(json_file(tmp_path / "list", text)), table="payments")
-    assert source.total() is None
-    rows = source.rows()
+    opened = source(json_file(tmp_path / "list", text))
+    assert opened.total() is None
+    rows = opened.rows()
     for _ in range(200):
         next(rows)
-    assert 800 < (source.total() or 0) < 1200
+    assert 800 < (opened.total() or 0) < 1200
     assert len(list(rows)) == 800
-    assert source.total() == 1000
+    assert opened.total() == 1000

@@ -11,7 +11,8 @@ import asyncpg
 import pytest
 
 from laptop.postgres import Cluster
-from payments import audit, auth, config, db, importer, locks, migrate
+from payments import audit, auth, config, db, locks, migrate
+from payments.legacy import importer
 from tests.conftest import Database, settings_for
 from tests.test_cli import invoke_on
 

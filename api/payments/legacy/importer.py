@@ -10,18 +10,19 @@ it moves forward: a new payment, one consumed. Where the old system took somethi
 told, unless `take_back` allows it.
 """
 
-import csv
 import sys
 import time
 from collections.abc import Iterator
 from types import TracebackType
-from typing import NamedTuple, Self, TextIO
+from typing import NamedTuple, Self
 
 import asyncpg
 from tqdm import tqdm
 
 from payments import locks
-from payments.sources import LAST_OLD_ID, OldPayment, Source
+from payments.legacy.report import Report
+from payments.legacy.row import LAST_OLD_ID, OldPayment
+from payments.legacy.source import Source
 
 # Who made, consumed or deleted a payment that came from the old system. No key can have this name,
 # because a client's has no space.
@@ -121,6 +122,28 @@ ANALYZE changes;
 """
 
 COUNTS = "SELECT verdict, count(*) AS rows FROM changes GROUP BY verdict"
+
+# Reasons of one kind differ in the value that they repeat. Statuses are counted apart.
+KINDS = r"""
+SELECT
+  regexp_replace(reason, '"[^"]*"|, (not|unlike) .*|; it is .*|number \S+,', '…', 'g') AS kind,
+  count(*) AS rows, min(number) AS first
+FROM old_payments
+WHERE reason IS NOT NULL AND NOT starts_with(reason, 'status must be')
+GROUP BY kind
+ORDER BY rows DESC, kind
+LIMIT 20
+"""
+
+AMOUNTS = """
+SELECT
+  count(cents) AS amounts, min(cents) * 0.01 AS lowest, max(cents) * 0.01 AS highest,
+  sum(cents) * 0.01 AS sum,
+  count(*) FILTER (WHERE payment_given AND cents IS NULL) AS nulls,
+  count(*) FILTER (WHERE NOT payment_given) AS absent
+FROM old_payments
+WHERE reason IS NULL
+"""
 
 LAST_ID = "SELECT coalesce(max(id), 0) FROM old_payments WHERE id <= $1"
 
@@ -253,8 +276,9 @@ class ImportFailed(Exception):
 class Plan(NamedTuple):
     """What an import found."""
 
-    read: int
     counts: dict[str, int]  # by verdict; rows that are equal on both sides have none
+    kinds: list[asyncpg.Record]  # what is wrong with rows: kind, rows, first row
+    amounts: asyncpg.Record
 
     @property
     def forward(self) -> int:
@@ -308,10 +332,11 @@ async def plan(connection: asyncpg.Connection, source: Source) -> Plan:
     """
     if not await locks.take(connection, ADVISORY_LOCK):
         raise ImportFailed("another import runs on this database; wait for its end")
-    read = await _stage(connection, source)
+    await _stage(connection, source)
     await connection.execute(COMPARE)
-    rows = await connection.fetch(COUNTS)
-    return Plan(read, {row["verdict"]: row["rows"] for row in rows})
+    counts = {row["verdict"]: row["rows"] for row in await connection.fetch(COUNTS)}
+    [amounts] = await connection.fetch(AMOUNTS)
+    return Plan(counts, await connection.fetch(KINDS), amounts)
 
 
 async def carry_out(connection: asyncpg.Connection, found: Plan, *, take_back: bool) -> None:
@@ -333,20 +358,23 @@ async def carry_out(connection: asyncpg.Connection, found: Plan, *, take_back: b
 
 
 async def write_report(
-    connection: asyncpg.Connection, file: TextIO, *, take_back: bool
+    connection: asyncpg.Connection, report: Report, *, take_back: bool
 ) -> list[Difference]:
-    """Writes what is not taken as CSV (row, id, reason), and returns the first ten."""
+    """Writes the rows that are left out, and returns the first ten.
+
+    Raises:
+        ReportError: it cannot be written.
+    """
     reasons = KEPT if take_back else KEPT | BACK
-    writer = csv.writer(file)
-    writer.writerow(("row", "id", "reason"))
     first: list[Difference] = []
     async with connection.transaction():
         async for row in connection.cursor(REFUSALS, list(reasons), prefetch=1000):
             reason = reasons[row["verdict"]].format_map(row)
             line = Difference(row["number"], row["id"], reason)
-            writer.writerow(line)
+            report.write(line)
             if len(first) < 10:
                 first.append(line)
+    report.finish()
     return first
 
 
@@ -366,7 +394,7 @@ async def verify(connection: asyncpg.Connection, source: Source, show: int) -> C
     return Comparison(dict(old), dict(new), rows[0]["all"] if rows else 0, first)
 
 
-async def _stage(connection: asyncpg.Connection, source: Source) -> int:
+async def _stage(connection: asyncpg.Connection, source: Source) -> None:
     await connection.execute(SESSION)
     await connection.execute(STAGING)
     with Progress("Reading") as progress:
@@ -377,7 +405,6 @@ async def _stage(connection: asyncpg.Connection, source: Source) -> int:
         await connection.execute(INDEX)
     except asyncpg.UniqueViolationError:
         await connection.execute(INDEX_WITH_DOUBLES)
-    return progress.rows
 
 
 def _counted(source: Source, progress: "Progress") -> Iterator[OldPayment]:

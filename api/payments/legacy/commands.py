@@ -1,0 +1,390 @@
+"""`payments import` and `payments verify`: what the operator asks for, and sees."""
+
+import json
+import os
+import shlex
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+import click
+
+from payments.legacy.survey import (
+    CHOOSE,
+    FIELDS,
+    STATUSES,
+    Options,
+    SourceError,
+    Survey,
+    command,
+    label,
+)
+
+if TYPE_CHECKING:
+    from payments.legacy.importer import Comparison, Difference, Plan
+
+DEFAULT_REPORT = "import-report.csv"
+
+# Set by `make import`: the proposed command is then one for make.
+MAKE = "IMPORT_BY_MAKE"
+
+
+def _column(
+    _context: click.Context, _parameter: click.Parameter, given: tuple[str, ...]
+) -> dict[str, str]:
+    columns = {}
+    for text in given:
+        field, _, name = text.partition("=")
+        if field not in FIELDS or not name:
+            raise click.BadParameter(f"{text!r} is not FIELD=NAME, with {' or '.join(FIELDS)}")
+        columns[field] = name
+    return columns
+
+
+def _status(
+    _context: click.Context, _parameter: click.Parameter, given: tuple[str, ...]
+) -> dict[str, str]:
+    statuses = {}
+    for text in given:
+        old, _, status = text.rpartition("=")
+        if status not in STATUSES or not old:
+            raise click.BadParameter(f"{text!r} is not OLD=inserted or OLD=consumed")
+        try:
+            name = label(json.loads(old)) if old.startswith('"') else old
+        except json.JSONDecodeError:
+            name = None
+        if name is None or name in STATUSES:
+            raise click.BadParameter(f"{text!r} does not name a status of the old system's own")
+        statuses[name] = status
+    return statuses
+
+
+def _source_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command `name`, `options` and `allow_empty`."""
+
+    @wraps(function)
+    def with_options(
+        *,
+        ignored: tuple[str, ...],
+        table: str | None,
+        columns: dict[str, str],
+        statuses: dict[str, str],
+        without_payment: bool,
+        follow_pages: bool,
+        **others: Any,
+    ) -> None:
+        options = Options(table, columns, statuses, ignored, without_payment, follow_pages)
+        function(options=options, **others)
+
+    for option in (
+        click.option(
+            "--allow-empty", is_flag=True, help="Go on although the source has no payments."
+        ),
+        click.option(
+            "--follow-pages",
+            is_flag=True,
+            help="Ask an address for all its pages, as their `Link` headers name them.",
+        ),
+        click.option(
+            "--without-payment",
+            is_flag=True,
+            help="The source has no values: payments get null, and values are not compared.",
+        ),
+        click.option(
+            "--ignore",
+            "ignored",
+            multiple=True,
+            metavar="NAME",
+            help="A column or field to leave behind; give it once for each.",
+        ),
+        click.option(
+            "--status",
+            "statuses",
+            multiple=True,
+            metavar="OLD=STATUS",
+            callback=_status,
+            help="What a status of the old system becomes, such as done=consumed or"
+            " null=inserted; give it once for each.",
+        ),
+        click.option(
+            "--column",
+            "columns",
+            multiple=True,
+            metavar="FIELD=NAME",
+            callback=_column,
+            help="The column or field that becomes id, status, payment or data, such as"
+            " payment=amount; give it once for each.",
+        ),
+        click.option(
+            "--table",
+            help="The table of a SQLite file. By default payment, payments, or the only one that"
+            " has id and status.",
+        ),
+        click.option(
+            "--from",
+            "name",
+            required=True,
+            metavar="SOURCE",
+            help="A SQLite file, the address of the old system's /list, a file with its answer, or"
+            " - for standard input.",
+        ),
+    ):
+        with_options = option(with_options)
+    return with_options
+
+
+@click.command("import")
+@_source_options
+@click.option("--dry-run", is_flag=True, help="Print what would be done, and change nothing.")
+@click.option(
+    "--take-the-rest",
+    is_flag=True,
+    help="Import although some rows cannot be imported, and leave these out.",
+)
+@click.option(
+    "--take-back",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Also follow the old system where it took payments back, if they are at most N.",
+)
+@click.option(
+    "--report",
+    "report_name",
+    metavar="FILE",
+    default=DEFAULT_REPORT,
+    show_default=True,
+    help="Where each row that is left out is written, with the reason; - is standard output.",
+)
+def import_command(
+    *,
+    name: str,
+    options: Options,
+    allow_empty: bool,
+    dry_run: bool,
+    take_the_rest: bool,
+    take_back: int | None,
+    report_name: str,
+) -> None:
+    """Import the old system's payments, with their ids.
+
+    Prints what the source holds, what becomes of it, and what is missing: for a source that
+    cannot be imported as it is, the command that imports it.
+
+    Safe to run again, also after it was cut off: payments that are here already stay, and those
+    that are new or consumed in the old system since are brought. Payments that were created or
+    changed here are never overwritten. If any row cannot be imported, none is, unless
+    --take-the-rest is given. Where the old system took a payment back (it is gone, has another
+    payment under its id, or is inserted again), this counts as such a row, unless --take-back is
+    given: a payment that is gone is then deleted.
+
+    For an address that needs an Authorization header, its value is taken from the environment
+    variable IMPORT_AUTHORIZATION.
+
+    \b
+    payments import --from old.sqlite3 --dry-run
+    payments import --from old.sqlite3 --column payment=amount --status done=consumed
+    payments import --from https://old.example.com/list
+    """
+    from payments import cli
+    from payments.legacy import importer
+    from payments.legacy.report import Report, ReportError
+    from payments.legacy.source import open_source
+
+    given = _words(options)
+    if report_name != DEFAULT_REPORT and MAKE not in os.environ:
+        given += ["--report", report_name]
+
+    async def work(connection: asyncpg.Connection) -> None:
+        source = open_source(name, options)
+        with Report(report_name, name) as report:
+            plan = await importer.plan(connection, source)
+            survey = source.survey
+            _print_survey(survey, plan)
+            _refuse_empty(survey, allow_empty)
+            back = take_back is not None
+            first = await importer.write_report(connection, report, take_back=back)
+        left_out = plan.kept + (0 if back else plan.back)
+        for verdict, count in sorted(plan.counts.items()):
+            click.echo(f"{count:>12,} {verdict}")
+        _print_differences(first, err=True)
+        if left_out:
+            click.echo(f"{left_out:,} rows cannot be imported; {report_name} lists them", err=True)
+        if missing := survey.layout_options():
+            _propose(survey, plan, name, given, missing)
+            raise importer.ImportFailed("nothing was imported: the source needs more options")
+        if take_back is not None and plan.back > take_back:
+            raise importer.ImportFailed(
+                f"the old system took back {plan.back:,} payments, more than --take-back"
+                f" {take_back}: nothing was imported; is it the right source?"
+            )
+        if left_out and not take_the_rest:
+            _propose(survey, plan, name, given, [])
+            raise importer.ImportFailed(
+                "nothing was imported: fix these rows in a copy of the source, or leave them out"
+                " with --take-the-rest"
+            )
+        to_do = plan.forward + (plan.back if back else 0)
+        if not to_do:
+            click.echo("Nothing to do.")
+        elif dry_run:
+            click.echo(f"{to_do:,} payments would be imported or changed.")
+        else:
+            await importer.carry_out(connection, plan, take_back=back)
+            click.echo(f"{to_do:,} payments imported or changed.")
+
+    with _failures(importer.ImportFailed, SourceError, ReportError):
+        cli._on_database(work)
+
+
+@click.command("verify")
+@_source_options
+@click.option(
+    "--show", type=click.IntRange(0), default=10, show_default=True, help="Differences to list."
+)
+def verify_command(*, name: str, options: Options, allow_empty: bool, show: int) -> None:
+    """Compare the old system's payments with those here, row by row; exit with 1 if any differs.
+
+    The last line says what was compared: a source that has no `data`, say, cannot differ in it.
+    Payments that are deleted here are left out. Takes the same --table, --column and --status as
+    the import.
+
+    \b
+    payments verify --from old.sqlite3
+    """
+    from payments import cli
+    from payments.legacy import importer
+    from payments.legacy.source import open_source
+
+    async def work(connection: asyncpg.Connection) -> "tuple[Survey, Comparison]":
+        source = open_source(name, options)
+        return source.survey, await importer.verify(connection, source, show)
+
+    with _failures(SourceError):
+        survey, compared = cli._on_database(work)
+        for warning in survey.warnings:
+            click.echo(f"Warning: {warning}.", err=True)
+        _refuse_empty(survey, allow_empty)
+        if missing := survey.layout_options():
+            raise SourceError(
+                f"{survey.where} needs more options to be compared: {command(missing)}"
+            )
+    click.echo(f"{'':<10}{'old':>22}{'here':>22}")
+    for what, old in compared.old.items():
+        here = compared.new[what]
+        differs = "  differs" if old is not None and old != here else ""
+        click.echo(f"{what:<10}{_cell(old):>22}{_cell(here):>22}{differs}")
+    _print_differences(compared.first, err=False)
+    if not compared.equal:
+        raise click.ClickException(f"{compared.differences:,} payments differ")
+    click.echo(_no_difference(survey))
+
+
+def _no_difference(survey: Survey) -> str:
+    compared = [field for field in FIELDS if field in survey.seen]
+    if not survey.rows:
+        return "No difference: there is no payment on either side."
+    if len(compared) == len(FIELDS):
+        return "No difference."
+    others = " and ".join(field for field in FIELDS if field not in survey.seen)
+    return f"No difference in {' and '.join(compared)}; the source has no {others} to compare."
+
+
+def _refuse_empty(survey: Survey, allow_empty: bool) -> None:
+    if not survey.rows and not allow_empty:
+        raise SourceError(
+            f"{survey.where} has no payments, so that nothing was done. If that is right, say"
+            " --allow-empty"
+        )
+
+
+def _print_survey(survey: Survey, plan: "Plan") -> None:
+    """Prints what was found, and what becomes of it."""
+    click.echo(f"{survey.where}: {survey.rows:,} rows read")
+    for warning in survey.warnings:
+        click.echo(f"Warning: {warning}.", err=True)
+    if not survey.rows:
+        return
+    rows = [("here", "there", "")]
+    for field in FIELDS:
+        there = survey.columns.get(field, "") if field in survey.seen else ""
+        rows.append((field, there or "-", _said_of(field, survey, plan)))
+    rows += [("left out", name, "") for name in survey.unknown]
+    _print_table(rows)
+    rows = [("status there", "rows", "becomes")]
+    for name, count in survey.statuses.most_common(20):
+        rows.append((name, f"{count:,}", survey.status_of(name) or "?"))
+    _print_table(rows)
+    if plan.kinds:
+        rows = [("cannot be imported", "rows", "first row")]
+        rows += [(one["kind"], f"{one['rows']:,}", f"{one['first']:,}") for one in plan.kinds]
+        _print_table(rows)
+
+
+def _said_of(field: str, survey: Survey, plan: "Plan") -> str:
+    found = plan.amounts
+    if field == "payment" and field in survey.seen:
+        words = [f"{found['amounts']:,} values"]
+        if found["amounts"]:
+            words.append(f"{found['lowest']:,} to {found['highest']:,}, sum {found['sum']:,}")
+        words += [f"{found[what]:,} {what}" for what in ("nulls", "absent") if found[what]]
+        return "; ".join(words)
+    if field not in survey.seen:
+        return {"payment": "becomes null", "data": "becomes {}"}.get(field, "")
+    return ""
+
+
+def _print_table(rows: list[tuple[str, str, str]]) -> None:
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    click.echo()
+    for first, second, third in rows:
+        click.echo(f"  {first:<{widths[0]}}  {second:<{widths[1]}}  {third}".rstrip())
+    click.echo()
+
+
+def _propose(survey: Survey, plan: "Plan", name: str, given: list[str], missing: list[str]) -> None:
+    """Prints the command that imports the source, as far as it is known."""
+    words = [*missing, *survey.status_options()]
+    if plan.kinds or plan.kept > plan.counts.get("refused", 0):
+        words.append("--take-the-rest")
+    if not words:
+        return
+    undecided = any(word.endswith(f"={CHOOSE}") for word in words)
+    click.echo(f"Replace {CHOOSE}, and this imports it:" if undecided else "This imports it:")
+    flags, source = command([*given, *words]), command([name])
+    if MAKE in os.environ:
+        quoted = shlex.quote(flags.replace("$", "$$"))
+        click.echo(f"\n  make import FROM={source} IMPORT_FLAGS={quoted}\n")
+    else:
+        click.echo(f"\n  payments import --from {source} {flags}\n")
+
+
+def _words(options: Options) -> list[str]:
+    """Returns the options as the command line has them."""
+    words = ["--table", options.table] if options.table else []
+    for option, pairs in (("--column", options.columns), ("--status", options.statuses)):
+        for old, new in pairs.items():
+            words += [option, f"{old}={new}"]
+    for name in options.ignored:
+        words += ["--ignore", name]
+    flags = {"--without-payment": options.without_payment, "--follow-pages": options.follow_pages}
+    return [*words, *(flag for flag, is_set in flags.items() if is_set)]
+
+
+@contextmanager
+def _failures(*kinds: type[Exception]) -> Iterator[None]:
+    try:
+        yield
+    except kinds as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _print_differences(differences: Iterable["Difference"], *, err: bool) -> None:
+    for number, id, what in differences:
+        row = "-" if number is None else number
+        click.echo(f"  row {row}, id {'-' if id is None else id}: {what}", err=err)
+
+
+def _cell(value: object) -> str:
+    return "not there" if value is None else f"{value:,}" if not isinstance(value, str) else value

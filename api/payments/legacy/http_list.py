@@ -1,0 +1,148 @@
+"""`/list` of the old system, asked over HTTP: one answer, or all pages of one."""
+
+import http.client
+import os
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from email.message import Message
+from typing import Any
+from urllib.parse import urljoin, urlsplit, urlunsplit
+
+from payments.legacy.json_list import Page
+from payments.legacy.survey import SourceError
+
+# Longer than Heroku's router, which gives up after 30 s, lets a client wait for a byte.
+HTTP_TIMEOUT_SECONDS = 60.0
+
+# How many there are in all, and what tells of a next page besides `Link`.
+_TOTALS = ("X-Total-Count", "X-Total", "Total-Count")
+_NEXT_PAGES = ("X-Next-Page", "Next-Page")
+_RANGE_TOTAL = re.compile(r"\w+ [0-9]+-[0-9]+/([0-9]+)")
+_LINK = re.compile(r'<([^>]*)>((?:\s*;\s*[\w*]+\s*=\s*(?:"[^"]*"|[^",;\s]*))*)')
+_RELATION = re.compile(r';\s*rel\s*=\s*(?:"([^"]*)"|([^;\s]*))', re.IGNORECASE)
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Follows nothing: what opens the old system must not be sent to another one."""
+
+    def redirect_request(self, *_arguments: Any) -> None:
+        return None
+
+
+class UrlInput:
+    """The address of a list."""
+
+    def __init__(self, url: str, *, follow_pages: bool) -> None:
+        parts = urlsplit(url)
+        if parts.password is not None or parts.username is not None:
+            raise SourceError(
+                "the address must not hold a password, which others on this machine could read:"
+                " put the header's value into IMPORT_AUTHORIZATION"
+            )
+        self.name = public(url)
+        self._url = url
+        self._follow_pages = follow_pages
+        self._total: int | None = None
+
+    def pages(self) -> Iterator[Page]:
+        """Asks for it and, if that is allowed, for what its `Link` calls the next one."""
+        seen: set[str] = set()
+        url: str | None = self._url
+        while url:
+            if url in seen:
+                raise SourceError(f"{self.name}: its pages lead back to {public(url)}")
+            seen.add(url)
+            answer = self._ask(url)
+            try:
+                url = self._next(url, answer.headers)
+                self._total = _total(answer.headers)
+            except BaseException:
+                answer.close()
+                raise
+            yield Page(answer, answer.length)
+
+    def check(self, rows: int) -> None:
+        """Refuses fewer rows, or more, than the last answer says there are."""
+        if self._total is not None and rows != self._total:
+            raise SourceError(
+                f"{self.name} says that it has {self._total:,} payments and gave {rows:,}: if it"
+                " has pages, give the address of one with all of them, or say --follow-pages"
+            )
+
+    def _ask(self, url: str) -> http.client.HTTPResponse:
+        try:
+            request = urllib.request.Request(url, headers={"Accept": "application/json"})  # noqa: S310 - the scheme was looked at
+            if authorization := os.environ.get("IMPORT_AUTHORIZATION"):
+                request.add_unredirected_header("Authorization", authorization)
+            opener = urllib.request.build_opener(_NoRedirect)
+            answer: http.client.HTTPResponse = opener.open(request, timeout=HTTP_TIMEOUT_SECONDS)
+        except urllib.error.HTTPError as error:
+            error.close()
+            to = error.headers.get("Location")
+            raise SourceError(
+                f"{self.name} answers {error.code} {error.reason}"
+                + (f" ({public(urljoin(url, to))}): give that address" if to else "")
+            ) from None
+        except urllib.error.URLError as error:
+            raise SourceError(f"{self.name}: {error.reason}") from None
+        except (ValueError, http.client.InvalidURL):  # the message would repeat the header, or all
+            raise SourceError(
+                f"{self.name} is no address, or IMPORT_AUTHORIZATION no header"
+            ) from None
+        if answer.status != 200:
+            answer.close()
+            raise SourceError(f"{self.name} answers {answer.status} {answer.reason}")
+        return answer
+
+    def _next(self, url: str, headers: Message) -> str | None:
+        following = _link_to_next(headers)
+        if following is None:
+            for name in _NEXT_PAGES:
+                if headers.get(name, "").strip():
+                    raise SourceError(
+                        f"{self.name} is one page of several: it says {name}: {headers[name]}."
+                        " Give the address of a list of all"
+                    )
+            return None
+        if not self._follow_pages:
+            raise SourceError(
+                f'{self.name} is one page of several: it says Link: rel="next". To import all of'
+                " them, say --follow-pages"
+            )
+        following = urljoin(url, following)
+        if urlsplit(following)[:2] != urlsplit(url)[:2]:
+            raise SourceError(
+                f"{self.name}: its next page is at {public(following)}, another server, to which"
+                " nothing is sent"
+            )
+        return following
+
+
+def _link_to_next(headers: Message) -> str | None:
+    for value in headers.get_all("Link", []):
+        for target, parameters in _LINK.findall(value):
+            relation = _RELATION.search(parameters)
+            if relation and "next" in (relation[1] or relation[2]).lower().split():
+                return str(target)
+    return None
+
+
+def _total(headers: Message) -> int | None:
+    for name in _TOTALS:
+        if (value := headers.get(name, "").strip()).isdecimal():
+            return int(value)
+    whole = _RANGE_TOTAL.fullmatch(headers.get("Content-Range", "").strip())
+    return int(whole[1]) if whole else None
+
+
+def public(url: str) -> str:
+    """Returns the address without its query and password: either can hold a secret."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "the address"
+    host = parts.netloc.rpartition("@")[2]
+    query = "…" if parts.query else ""
+    return urlunsplit((parts.scheme, host, parts.path, query, ""))

@@ -1,0 +1,263 @@
+"""A list of payments as JSON: an array of objects, as `/list` returns it, in constant memory."""
+
+import codecs
+import http.client
+import json
+import math
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from msgspec import Raw
+
+from payments import models
+from payments.errors import InvalidRequest, Problem
+from payments.legacy.row import OldPayment, checked, count_cents, fault, refused
+from payments.legacy.survey import Options, SourceError, Survey
+
+JSON_CHUNK_BYTES = 64 * 1024
+JSON_ROW_LIMIT = 1024 * 1024  # characters; a row that is not whole by then is no row
+
+SHOWN = 60  # characters of what is no list
+
+_FIRST_ARRAY = re.compile(r'"(\w+)"\s*:\s*\[')
+_SPACE = re.compile(r"[ \t\n\r]*")
+
+# The first bytes of what is no JSON, what it is, and the command that makes JSON of it.
+_ENCODINGS = (
+    ((b"\x1f\x8b",), "is compressed with gzip", "gunzip --stdout"),
+    ((b"(\xb5/\xfd",), "is compressed with zstd", "zstd --decompress --stdout"),
+    ((b"PK\x03\x04",), "is a ZIP archive", "unzip -p"),
+    (
+        (b"\xff\xfe", b"\xfe\xff", b"[\0", b"\0["),
+        "is encoded in UTF-16",
+        "iconv --from-code UTF-16 --to-code UTF-8",
+    ),
+)
+
+
+class Input(Protocol):
+    """Where bytes of JSON come from."""
+
+    name: str
+
+    def pages(self) -> Iterator["Page"]:
+        """Opens one answer after the other; most sources have one.
+
+        Raises:
+            SourceError: there is none, or more than are asked for.
+        """
+
+    def check(self, rows: int) -> None:
+        """Refuses a list of another length than the source says it has.
+
+        Raises:
+            SourceError: it has.
+        """
+
+
+class Page:
+    """One answer: its bytes, and how many there are, if that is known."""
+
+    def __init__(self, stream: BinaryIO, size: int | None) -> None:
+        self.stream = stream
+        self.size = size
+
+
+class FileInput:
+    """A file."""
+
+    def __init__(self, path: Path) -> None:
+        self.name = str(path)
+        self._path = path
+
+    def pages(self) -> Iterator[Page]:
+        """Opens it."""
+        yield Page(self._path.open("rb"), self._path.stat().st_size)
+
+    def check(self, rows: int) -> None:
+        """A file says nothing about its length."""
+
+
+class StandardInput:
+    """Standard input."""
+
+    name = "standard input"
+
+    def pages(self) -> Iterator[Page]:
+        """Takes it as it is."""
+        yield Page(sys.stdin.buffer, None)
+
+    def check(self, rows: int) -> None:
+        """It says nothing about its length."""
+
+
+class JsonSource:
+    """One JSON array of objects, or several that follow each other as pages."""
+
+    def __init__(self, source: Input, options: Options) -> None:
+        self.survey = Survey(options)
+        self.survey.where = source.name
+        self._input = source
+        self._size: int | None = None
+        self._bytes_read = 0
+
+    def total(self) -> int | None:
+        """Returns an estimate: as many rows in all bytes as there were in those read."""
+        if not self._size or not self._bytes_read:
+            return None
+        return math.ceil(self.survey.rows * max(1, self._size / self._bytes_read))
+
+    def rows(self) -> Iterator[OldPayment]:
+        """Reads the elements in their order."""
+        survey = self.survey
+        try:
+            for page in self._input.pages():
+                self._size = page.size
+                with closing(page.stream) as stream:
+                    for value, text in _Array(self._input.name, self._chunks(stream)).elements():
+                        survey.rows += 1
+                        yield self._from_json(survey.rows, value, text)
+        except (OSError, http.client.HTTPException) as error:
+            reason = str(error) or type(error).__name__
+            raise SourceError(f"{self._input.name}: {reason} (after {survey.rows} rows)") from None
+        self._input.check(survey.rows)
+
+    def _chunks(self, stream: BinaryIO) -> Iterator[str]:
+        decoder = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape")
+        if not (chunk := stream.read(JSON_CHUNK_BYTES)):
+            raise SourceError(f"{self._input.name} is empty: it has 0 bytes")
+        for beginnings, what, program in _ENCODINGS:
+            if chunk.startswith(beginnings):
+                raise SourceError(
+                    f"{self._input.name} {what}: give it as {program} FILE | payments import"
+                    " --from -"
+                )
+        while chunk:
+            self._bytes_read += len(chunk)
+            yield decoder.decode(chunk)
+            chunk = stream.read(JSON_CHUNK_BYTES)
+        yield decoder.decode(b"", final=True)
+
+    def _from_json(self, number: int, value: object, text: str) -> OldPayment:
+        survey = self.survey
+        if not isinstance(value, dict):
+            nothing = OldPayment(number, None, None, False, None, None, f"it is no object: {text}")
+            return refused(nothing, None)
+        if survey.is_new(value):
+            if number == 1:
+                survey.resolve(value)
+            survey.meet(value)
+            survey.seen.update(f for f, name in survey.columns.items() if name in value)
+        columns = survey.columns
+        id, given = (value.get(columns.get(field, field)) for field in ("id", "status"))
+        status = survey.status(given)
+        amount: int | None = None
+        document: str | None = None
+        reason = fault(id, status, given)
+        payment, data = (columns.get(field, field) for field in ("payment", "data"))
+        try:
+            if isinstance(constant := value.get(payment), _Constant):
+                raise InvalidRequest(f"`payment` must be a number, not {constant}.")
+            # Read once more, this time by the rules of the API and with numbers as they stand.
+            fields = models.decode(text.encode("utf-8", "surrogateescape"), dict[str, Raw])
+            if payment in fields and (value_given := models.value(fields[payment])) is not None:
+                amount = count_cents(value_given)
+            if data in fields:
+                document = checked(bytes(fields[data]))
+        except Problem as error:
+            reason = reason or str(error)
+        old = OldPayment(number, id, status, payment in value, amount, document, reason)
+        return old if reason is None else refused(old, given)
+
+
+class _Constant(str):
+    """NaN or Infinity, which Python's parser takes and JSON does not have."""
+
+    __slots__ = ()
+
+
+class _Array:
+    """A JSON array that arrives in pieces of text; one element is held at a time."""
+
+    def __init__(self, name: str, chunks: Iterator[str]) -> None:
+        self._name = name
+        self._chunks = chunks
+        self._text = ""
+        self._position = 0
+        self._count = 0
+        self._decoder = json.JSONDecoder(parse_int=_integer, parse_constant=_Constant)
+
+    def elements(self) -> Iterator[tuple[object, str]]:
+        """Gives each element, read without care for numbers, and its text."""
+        if self._next() != "[":
+            raise self._no_array()
+        self._position += 1
+        if self._next() != "]":
+            yield self._element()
+            while self._next() == ",":
+                self._position += 1
+                yield self._element()
+        if self._next() != "]":
+            raise self._broken("does not begin with a comma, nor does the array end")
+        self._position += 1
+        if self._next():
+            raise SourceError(f"{self._name} goes on after the end of the array")
+
+    def _no_array(self) -> SourceError:
+        begin = self._text[self._position :]
+        if member := _FIRST_ARRAY.search(begin) if begin.startswith("{") else None:
+            return SourceError(
+                f"{self._name} is an object, not an array; give its array alone, as"
+                f" jq '.{member[1]}' FILE | payments import --from - does"
+            )
+        return SourceError(f"{self._name} is no JSON array; it begins with {begin[:SHOWN]!r}")
+
+    def _element(self) -> tuple[object, str]:
+        while True:
+            self._next()
+            try:
+                value, end = self._decoder.raw_decode(self._text, self._position)
+            except RecursionError:
+                raise self._broken("is nested too deep to be read") from None
+            except json.JSONDecodeError as error:
+                if len(self._text) - self._position > JSON_ROW_LIMIT:
+                    raise self._broken(f"is not JSON: {error.msg}") from None
+                # It may go on in the next piece.
+                if not self._read():
+                    raise self._broken(f"is cut off, or not JSON: {error.msg}") from None
+            else:
+                text = self._text[self._position : end]
+                self._position = end
+                self._count += 1
+                return value, text
+
+    def _next(self) -> str:
+        """Returns the next character that is no space, without taking it; "" at the end."""
+        while True:
+            space = _SPACE.match(self._text, self._position)
+            self._position = space.end() if space else self._position
+            if self._position < len(self._text):
+                return self._text[self._position]
+            if not self._read():
+                return ""
+
+    def _read(self) -> bool:
+        for chunk in self._chunks:
+            if chunk:
+                self._text = self._text[self._position :] + chunk
+                self._position = 0
+                return True
+        return False
+
+    def _broken(self, what: str) -> SourceError:
+        if not self._next():
+            return SourceError(f"{self._name} is cut off after {self._count} whole rows")
+        return SourceError(f"{self._name}, row {self._count + 1} {what}")
+
+
+def _integer(text: str) -> int | str:
+    return int(text) if len(text) < 20 else text

@@ -1,0 +1,99 @@
+"""The file that lists the rows which an import leaves out: whole, or as it was before."""
+
+import csv
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TextIO
+
+HEAD = ("row", "id", "reason")
+
+
+class ReportError(Exception):
+    """The report cannot be written; the message says why."""
+
+
+class Report:
+    """A CSV file, written beside its name and renamed once it is whole.
+
+    `-` is standard output. A device or a pipe is written to as it is.
+    """
+
+    def __init__(self, name: str, source: str) -> None:
+        """Opens it, before anything is read.
+
+        Raises:
+            ReportError: it cannot be written, or is the source itself.
+        """
+        self.name = name
+        self._beside: Path | None = None
+        with self._failing():
+            self._path = Path(name).resolve()
+            self._file = self._open(source)
+            self._writer = csv.writer(self._file)
+            self.write(HEAD)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._file is not sys.stdout:
+            with suppress(OSError):  # on a full disk, of what is thrown away
+                self._file.close()
+        if self._beside is not None:
+            self._beside.unlink(missing_ok=True)
+
+    def write(self, row: Sequence[object]) -> None:
+        """Adds a row.
+
+        Raises:
+            ReportError: the disk is full, or the like.
+        """
+        with self._failing():
+            self._writer.writerow(row)
+
+    def finish(self) -> None:
+        """Puts the report in the place of an earlier one, safe on disk.
+
+        Raises:
+            ReportError: the disk is full, or the like; the earlier report is as it was.
+        """
+        with self._failing():
+            self._file.flush()
+            if self._beside is not None:
+                os.fsync(self._file.fileno())
+                self._beside.replace(self._path)
+                self._beside = None
+
+    def _open(self, source: str) -> TextIO:
+        if self.name == "-":
+            return sys.stdout
+        for ending in ("", "-wal", "-shm", "-journal"):
+            with suppress(FileNotFoundError):
+                if self._path.samefile(source + ending):
+                    raise ReportError(
+                        f"the report {self.name} is the source itself: name another file with"
+                        " --report"
+                    )
+        path = self._path
+        if path.is_file() or not path.exists():
+            path = self._beside = path.with_name(f"{path.name}.{os.getpid()}.new")
+        return path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ReportError(
+                f"the report {self.name} cannot be written: {reason}; nothing was imported"
+            ) from None

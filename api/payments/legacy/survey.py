@@ -1,0 +1,195 @@
+"""What a source of old payments holds, and what the operator still has to say about it."""
+
+import json
+import shlex
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from typing import NamedTuple, get_args
+
+from payments import models
+
+STATUSES = frozenset(get_args(models.Status))
+FIELDS = ("id", "status", "payment", "data")
+
+# Names and statuses of other payment systems. They are only proposed: the operator decides.
+COLUMN_PROPOSALS = {
+    "id": ("payment_id", "id_payment", "pk", "transaction_id"),
+    "status": ("state", "payment_status", "situacao", "estado"),
+    "payment": ("amount", "value", "payment_amount", "payment_value", "price", "total", "valor"),
+    "data": ("payload", "input", "body", "details", "metadata", "dados"),
+}
+STATUS_PROPOSALS = {
+    "inserted": (
+        *("inserted", "null", '""', "new", "created", "open", "pending", "waiting"),
+        *("inserido", "inserida", "novo", "criado", "aberto", "pendente"),
+    ),
+    "consumed": (
+        *("consumed", "done", "paid", "complete", "completed", "processed", "settled"),
+        *("finished", "succeeded", "consumido", "consumida", "pago", "processado"),
+    ),
+}
+CHOOSE = "CHOOSE"  # stands in a proposed option where only the operator knows
+
+LABEL_CHARACTERS = 60
+LABELS_LIMIT = 1000  # statuses that are counted one by one; a column of free text has more
+NAMES_LIMIT = 1000
+
+
+class SourceError(Exception):
+    """The old system's payments cannot be read, or not whole; the message says which and why.
+
+    It may quote the old system, whose names and answers can hold what a terminal obeys.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
+
+class Options(NamedTuple):
+    """What the operator says about a source."""
+
+    table: str | None = None
+    columns: Mapping[str, str] = {}  # a payment's field -> its name in the source
+    statuses: Mapping[str, str] = {}  # a status in the source, as `label` writes it -> status here
+    ignored: Collection[str] = ()
+    without_payment: bool = False
+    follow_pages: bool = False
+
+
+class Survey:
+    """What was found: which column becomes which field, and which statuses there are."""
+
+    def __init__(self, options: Options) -> None:
+        self.where = ""  # the file or address, and the table
+        self.columns: dict[str, str] = {}  # a payment's field -> its name in the source
+        self.seen: set[str] = set()  # the fields that the source, or any row of it, has
+        self.unknown: list[str] = []
+        self.statuses: Counter[str] = Counter()
+        self.warnings: list[str] = []
+        self.rows = 0
+        self._options = options
+        self._names: set[str] = set()  # those that are known to have a place, or none
+
+    def resolve(self, names: Iterable[str]) -> None:
+        """Decides which of these names becomes which field; a name counts in any case.
+
+        Raises:
+            SourceError: a name that the operator gave is not among them.
+        """
+        by_case = {name.casefold(): name for name in names}
+        for field, name in self._options.columns.items():
+            if name.casefold() not in by_case:
+                raise SourceError(
+                    f"{self.where} has no {name}, which --column {field}={name} names; it has"
+                    f" {', '.join(sorted(by_case.values()))}"
+                )
+            self.columns[field] = by_case[name.casefold()]
+        for field in FIELDS:
+            taken = {name.casefold() for name in self.columns.values()}
+            for name in (field, *COLUMN_PROPOSALS[field]):
+                if field not in self.columns and name in by_case and name not in taken:
+                    self.columns[field] = by_case[name]
+        self.meet(by_case.values())
+
+    def meet(self, names: Iterable[str]) -> None:
+        """Notes the names of a row that have no place in a payment.
+
+        Raises:
+            SourceError: two rows name the same field differently, or there is no end of names.
+        """
+        ignored = {name.casefold() for name in self._options.ignored}
+        for name in sorted(set(names) - self._names):
+            self._names.add(name)
+            if name in self.columns.values() or name.casefold() in ignored:
+                continue
+            if name in FIELDS and name not in self.columns:
+                self.columns[name] = name
+                continue
+            self.unknown.append(name)
+            if len(self.unknown) > NAMES_LIMIT:
+                raise SourceError(f"{self.where} has more than {NAMES_LIMIT} different fields")
+
+    def is_new(self, names: Collection[str]) -> bool:
+        """Returns whether `meet` does not know all of these names."""
+        return not self._names.issuperset(names)
+
+    def status(self, value: object) -> str | None:
+        """Counts a status of the source; returns the payment's, or None if it has none."""
+        name = label(value)
+        if name is None:
+            return None
+        if name in self.statuses or len(self.statuses) < LABELS_LIMIT:
+            self.statuses[name] += 1
+        if given := self._options.statuses.get(name):
+            return given
+        return name if name in STATUSES else None
+
+    @property
+    def proposed_columns(self) -> dict[str, str]:
+        """The fields that are read from a column which nobody has named yet."""
+        return {
+            field: name
+            for field, name in self.columns.items()
+            if name.casefold() != field and field not in self._options.columns
+        }
+
+    def status_of(self, name: str) -> str | None:
+        """Returns what a status of the source becomes, None if that is not said."""
+        return self._options.statuses.get(name, name if name in STATUSES else None)
+
+    def layout_options(self) -> list[str]:
+        """Returns the options that are missing before the source can be read as payments."""
+        words = []
+        for field, name in self.proposed_columns.items():
+            words += ["--column", f"{field}={name}"]
+        lacks_payment = "payment" not in self.seen and not self._options.without_payment
+        if lacks_payment and self.unknown:
+            # One of the unknown may be it: to propose that all be ignored would lose the values.
+            return [*words, "--column", f"payment={CHOOSE}"]
+        if lacks_payment:
+            words.append("--without-payment")
+        for name in self.unknown:
+            words += ["--ignore", name]
+        return words
+
+    def status_options(self) -> list[str]:
+        """Returns the options that are missing for the statuses, each as a pair of words."""
+        words = []
+        for name, _ in self.statuses.most_common():
+            if self.status_of(name) is None:
+                words += ["--status", f"{name}={propose_status(name) or CHOOSE}"]
+        return words
+
+
+def propose_status(name: str) -> str | None:
+    """Returns what a status, as `label` writes it, most likely means here."""
+    plain = name.strip().casefold()
+    for status, names in STATUS_PROPOSALS.items():
+        if plain in names:
+            return status
+    return None
+
+
+def label(value: object) -> str | None:
+    """Returns a status as the command line writes it: `null` for null, text as it is, or quoted.
+
+    None stands for what is no plain value, or too long to be a status.
+    """
+    if isinstance(value, str):
+        plain = value.isprintable() and value and value != "null" and not value.startswith('"')
+        name = value if plain else json.dumps(value)
+    elif value is None or isinstance(value, bool | int | float):
+        name = json.dumps(value)
+    else:
+        return None
+    return name if len(name) <= LABEL_CHARACTERS else None
+
+
+def command(words: Iterable[str]) -> str:
+    """Returns the words as a shell reads them, safe to show."""
+    return printable(shlex.join(words))
+
+
+def printable(text: str) -> str:
+    """Returns the text as a terminal shows it and does not obey it."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
