@@ -20,6 +20,7 @@ def main() -> None:
     except ClusterError as error:
         sys.exit(str(error))
     os.environ["PAYMENTS_DATABASE_URL"] = url
+    os.environ["IMPORT_BY_MAKE"] = "1"
     os.execv(sys.executable, [sys.executable, str(SERVER), *values.arguments])  # noqa: S606
 
 

@@ -2,8 +2,8 @@
 
     python -m tests.old_system FILE PORT
 
-The MVP's model is `class Payment(db.Model)` with an id and a status of ten characters: so its table
-is called `payment`, has these two columns, and holds whatever status it was sent, or none. While the
+The MVP's model is `class Payment(db.Model)` with an id and a status of ten characters: its table is
+called `payment`, has these two columns, and holds whatever status it was sent, or none. While the
 file FILE.frozen exists, what writes gets 503: the switch that a cut-over needs.
 """
 

@@ -20,11 +20,13 @@ from payments.legacy.survey import (
     Survey,
     command,
     label,
+    printable,
 )
 
 if TYPE_CHECKING:
     from payments.legacy.importer import Comparison, Difference, Plan
 
+STATUSES_SHOWN = 20
 DEFAULT_REPORT = "import-report.csv"
 
 # Set by `make import`: the proposed command is then one for make.
@@ -202,10 +204,11 @@ def import_command(
             plan = await importer.plan(connection, source)
             survey = source.survey
             _print_survey(survey, plan)
-            _refuse_empty(survey, allow_empty)
+            _refuse(survey, options, allow_empty)
             back = take_back is not None
             first = await importer.write_report(connection, report, take_back=back)
         left_out = plan.kept + (0 if back else plan.back)
+        click.echo()
         for verdict, count in sorted(plan.counts.items()):
             click.echo(f"{count:>12,} {verdict}")
         _print_differences(first, err=True)
@@ -265,7 +268,7 @@ def verify_command(*, name: str, options: Options, allow_empty: bool, show: int)
         survey, compared = cli._on_database(work)
         for warning in survey.warnings:
             click.echo(f"Warning: {warning}.", err=True)
-        _refuse_empty(survey, allow_empty)
+        _refuse(survey, options, allow_empty)
         if missing := survey.layout_options():
             raise SourceError(
                 f"{survey.where} needs more options to be compared: {command(missing)}"
@@ -291,7 +294,10 @@ def _no_difference(survey: Survey) -> str:
     return f"No difference in {' and '.join(compared)}; the source has no {others} to compare."
 
 
-def _refuse_empty(survey: Survey, allow_empty: bool) -> None:
+def _refuse(survey: Survey, options: Options, allow_empty: bool) -> None:
+    """Refuses a source that the options cannot be meant for."""
+    if options.without_payment and "payment" in survey.seen:
+        raise SourceError(f"{survey.where} has payments: leave out --without-payment")
     if not survey.rows and not allow_empty:
         raise SourceError(
             f"{survey.where} has no payments, so that nothing was done. If that is right, say"
@@ -307,14 +313,15 @@ def _print_survey(survey: Survey, plan: "Plan") -> None:
     if not survey.rows:
         return
     rows = [("here", "there", "")]
-    for field in FIELDS:
-        there = survey.columns.get(field, "") if field in survey.seen else ""
-        rows.append((field, there or "-", _said_of(field, survey, plan)))
+    rows += [(field, *_field(field, survey, plan)) for field in FIELDS]
     rows += [("left out", name, "") for name in survey.unknown]
     _print_table(rows)
     rows = [("status there", "rows", "becomes")]
-    for name, count in survey.statuses.most_common(20):
-        rows.append((name, f"{count:,}", survey.status_of(name) or "?"))
+    for name, count in survey.statuses.most_common(STATUSES_SHOWN):
+        becomes = survey.status_of(name) or command(survey.status_option(name))
+        rows.append((command([name]), f"{count:,}", becomes))
+    if (others := len(survey.statuses) - STATUSES_SHOWN) > 0:
+        rows.append((f"and {others:,} more", "", ""))
     _print_table(rows)
     if plan.kinds:
         rows = [("cannot be imported", "rows", "first row")]
@@ -322,17 +329,19 @@ def _print_survey(survey: Survey, plan: "Plan") -> None:
         _print_table(rows)
 
 
-def _said_of(field: str, survey: Survey, plan: "Plan") -> str:
-    found = plan.amounts
-    if field == "payment" and field in survey.seen:
-        words = [f"{found['amounts']:,} values"]
-        if found["amounts"]:
-            words.append(f"{found['lowest']:,} to {found['highest']:,}, sum {found['sum']:,}")
-        words += [f"{found[what]:,} {what}" for what in ("nulls", "absent") if found[what]]
-        return "; ".join(words)
+def _field(field: str, survey: Survey, plan: "Plan") -> tuple[str, str]:
+    """Returns where a field comes from, and what is known about its values."""
     if field not in survey.seen:
-        return {"payment": "becomes null", "data": "becomes {}"}.get(field, "")
-    return ""
+        return "-", {"payment": "null", "data": "{}"}.get(field, "")
+    there = printable(survey.columns[field])
+    if field != "payment":
+        return there, ""
+    found = plan.amounts
+    words = [f"{found['amounts']:,} values"]
+    if found["amounts"]:
+        words.append(f"{found['lowest']:,} to {found['highest']:,}, sum {found['sum']:,}")
+    words += [f"{found[what]:,} {what}" for what in ("null", "absent") if found[what]]
+    return there, "; ".join(words)
 
 
 def _print_table(rows: list[tuple[str, str, str]]) -> None:
@@ -340,7 +349,6 @@ def _print_table(rows: list[tuple[str, str, str]]) -> None:
     click.echo()
     for first, second, third in rows:
         click.echo(f"  {first:<{widths[0]}}  {second:<{widths[1]}}  {third}".rstrip())
-    click.echo()
 
 
 def _propose(survey: Survey, plan: "Plan", name: str, given: list[str], missing: list[str]) -> None:

@@ -139,7 +139,7 @@ AMOUNTS = """
 SELECT
   count(cents) AS amounts, min(cents) * 0.01 AS lowest, max(cents) * 0.01 AS highest,
   sum(cents) * 0.01 AS sum,
-  count(*) FILTER (WHERE payment_given AND cents IS NULL) AS nulls,
+  count(*) FILTER (WHERE payment_given AND cents IS NULL) AS "null",
   count(*) FILTER (WHERE NOT payment_given) AS absent
 FROM old_payments
 WHERE reason IS NULL

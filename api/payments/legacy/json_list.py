@@ -157,7 +157,7 @@ class JsonSource:
         status = survey.status(given)
         amount: int | None = None
         document: str | None = None
-        reason = fault(id, status, given)
+        wrong: str | None = None
         payment, data = (columns.get(field, field) for field in ("payment", "data"))
         try:
             if isinstance(constant := value.get(payment), _Constant):
@@ -169,7 +169,8 @@ class JsonSource:
             if data in fields:
                 document = checked(bytes(fields[data]))
         except Problem as error:
-            reason = reason or str(error)
+            wrong = str(error)
+        reason = fault(id, status, given, wrong)
         old = OldPayment(number, id, status, payment in value, amount, document, reason)
         return old if reason is None else refused(old, given)
 

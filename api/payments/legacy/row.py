@@ -35,13 +35,16 @@ class OldPayment(NamedTuple):
     reason: str | None  # why it cannot be imported
 
 
-def fault(id: object, status: str | None, given: object) -> str | None:
-    """Returns what is wrong with an id, or with a status of the source that has none here."""
+def fault(id: object, status: str | None, given: object, value_fault: str | None) -> str | None:
+    """Returns what is wrong with a row: with its id, else with a value, else with its status.
+
+    Statuses come last because the operator can say what they become.
+    """
     if type(id) is not int or not 1 <= id <= LAST_OLD_ID:
         return f"id must be an integer from 1 to {LAST_OLD_ID}; it is {_shown(id)}"
-    if status is None:
+    if value_fault is None and status is None:
         return f"status must be inserted or consumed; it is {_shown(given)}"
-    return None
+    return value_fault
 
 
 def cents(value: object) -> int:

@@ -180,14 +180,15 @@ class SqliteSource:
         amount: int | None = None
         text: str | None = None
         status = self.survey.status(given)
-        reason = fault(id, status, given)
+        wrong: str | None = None
         try:
             if payment is not None:
                 amount = cents(payment)
             if data_given:
                 text = document(data)
         except Problem as error:
-            reason = reason or str(error)
+            wrong = str(error)
+        reason = fault(id, status, given, wrong)
         old = OldPayment(number, id, status, payment_given, amount, text, reason)
         return old if reason is None else refused(old, given)
 

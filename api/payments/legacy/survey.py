@@ -152,13 +152,14 @@ class Survey:
             words += ["--ignore", name]
         return words
 
+    def status_option(self, name: str) -> list[str]:
+        """Returns the option that says what a status becomes, with the likely answer."""
+        return ["--status", f"{name}={propose_status(name) or CHOOSE}"]
+
     def status_options(self) -> list[str]:
-        """Returns the options that are missing for the statuses, each as a pair of words."""
-        words = []
-        for name, _ in self.statuses.most_common():
-            if self.status_of(name) is None:
-                words += ["--status", f"{name}={propose_status(name) or CHOOSE}"]
-        return words
+        """Returns the options that are missing for the statuses."""
+        missing = (name for name in self.statuses if self.status_of(name) is None)
+        return [word for name in missing for word in self.status_option(name)]
 
 
 def propose_status(name: str) -> str | None:
