@@ -55,7 +55,8 @@ def test_endpoints() -> None:
 
 def test_modules() -> None:
     named = [row[0].split("`")[1] for row in SERVICE.table("<!-- modules -->")]
-    there = {path.name for path in (ROOT / "api" / "payments").glob("[!_]*.py")}
+    package = ROOT / "api" / "payments"
+    there = {str(path.relative_to(package)) for path in package.rglob("[!_]*.py")}
     assert sorted(named) == sorted(there)
 
 

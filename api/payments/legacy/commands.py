@@ -359,7 +359,7 @@ def _propose(survey: Survey, plan: "Plan", name: str, given: list[str], missing:
     if not words:
         return
     undecided = any(word.endswith(f"={CHOOSE}") for word in words)
-    click.echo(f"Replace {CHOOSE}, and this imports it:" if undecided else "This imports it:")
+    click.echo(f"\nReplace {CHOOSE}, and this imports it:" if undecided else "\nThis imports it:")
     flags, source = command([*given, *words]), command([name])
     if MAKE in os.environ:
         quoted = shlex.quote(flags.replace("$", "$$"))

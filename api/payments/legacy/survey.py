@@ -158,7 +158,8 @@ class Survey:
 
     def status_options(self) -> list[str]:
         """Returns the options that are missing for the statuses."""
-        missing = (name for name in self.statuses if self.status_of(name) is None)
+        names = (name for name, _ in self.statuses.most_common())
+        missing = (name for name in names if self.status_of(name) is None)
         return [word for name in missing for word in self.status_option(name)]
 
 
