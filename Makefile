@@ -18,8 +18,26 @@ export PYTHON
 export XDG_CACHE_HOME ?= $(CURDIR)/.cache
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONUNBUFFERED := 1
-# The caller's setting would make each program that a test starts compile its modules again.
-unexport PYTHONDONTWRITEBYTECODE
+
+# make and the shell take other paths apart.
+ifneq (0,$(strip $(shell printf %s "$$PWD$${XDG_CACHE_HOME-}" | LC_ALL=C tr -d 'A-Za-z0-9./_+@,%=~\200-\377-' | wc -c)))
+$(error The path $(CURDIR), or XDG_CACHE_HOME, has a space or another sign that a shell takes for its own: \
+use a path of letters, digits and ./_+@,%=~-)
+endif
+
+# The caller's settings for other work do not reach ours: how Python runs, where its packages go, which
+# database psql opens, where cd looks. Where packages come from stays the caller's to say.
+PACKAGES_FROM := PIP_CACHE_DIR PIP_CERT PIP_CLIENT_CERT PIP_CONFIG_FILE PIP_DEFAULT_TIMEOUT \
+  PIP_DISABLE_PIP_VERSION_CHECK PIP_EXTRA_INDEX_URL PIP_FIND_LINKS PIP_INDEX_URL PIP_KEYRING_PROVIDER \
+  PIP_NO_INDEX PIP_PROXY PIP_RETRIES PIP_TIMEOUT PIP_TRUSTED_HOST UV_CONFIG_FILE UV_DEFAULT_INDEX \
+  UV_EXTRA_INDEX_URL UV_FIND_LINKS UV_HTTP_% UV_INDEX UV_INDEX_% UV_INSECURE_HOST UV_KEYRING_PROVIDER \
+  UV_NO_INDEX UV_OFFLINE
+unexport CDPATH $(filter-out $(PACKAGES_FROM) PYTHON PYTHONUNBUFFERED, \
+  $(filter PG% PIP_% PYTHON% UV_%,$(.VARIABLES)))
+# With LC_ALL=C, Python 3.11 and 3.12 read paths as ASCII; without it they choose UTF-8 themselves.
+ifneq (,$(filter C POSIX,$(LC_ALL)))
+unexport LC_ALL
+endif
 
 # $(call environment,FOLDER,LOCKS [PROJECT]): its file `installed` names the checkout and the
 # interpreter. A virtual environment has its own path in its scripts, so that a copied or moved checkout
@@ -108,7 +126,6 @@ export FROM
 .PHONY: import
 import: $(STAMP) ## Imports the old system's payments into a running `make run` (FROM=, IMPORT_FLAGS=)
 	@test -n "$$FROM" || { echo "make import needs FROM=, a SQLite file, a JSON file or the address of /list" >&2; exit 2; }
-	@mkdir -p .data
 	@PYTHONPATH=api .venv/bin/python -m laptop.database import --from "$$FROM" \
 	  --report .data/import-report.csv $(IMPORT_FLAGS)
 

@@ -156,4 +156,10 @@ def run(*command: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    try:
+        main(*map(Path, sys.argv[1:]))
+    except OSError as error:
+        sys.exit(
+            f"{error.filename or sys.argv[1]} cannot be used ({error.strerror}): make installs into"
+            f" {Path.cwd()}, which must be on a disk with room, and this user's to write"
+        )

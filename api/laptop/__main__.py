@@ -20,7 +20,7 @@ from typing import NamedTuple
 import asyncpg
 import psutil
 
-from laptop.children import prefix, wait_until
+from laptop.children import environment, prefix, wait_until
 from laptop.lock import AlreadyRunning
 from laptop.postgres import Cluster, ClusterError
 from payments import auth, migrate
@@ -103,6 +103,16 @@ def main() -> int:
         return 1
     except (LaunchError, ClusterError) as error:
         print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        # Of a file: others are no answers to what the caller did.
+        if error.filename is None:
+            raise
+        print(
+            f"{error.filename} cannot be used ({error.strerror}): make run keeps its data in"
+            f" {options.data}, a directory of its own that this user can write",
+            file=sys.stderr,
+        )
         return 1
     return 0
 
@@ -267,8 +277,7 @@ def _serving(cluster: Cluster, options: Options) -> Iterator[subprocess.Popen[by
 def _environment(cluster: Cluster, options: Options) -> dict[str, str]:
     return {
         "PAYMENTS_SHUTDOWN_TIMEOUT_SECONDS": str(SHUTDOWN_TIMEOUT_SECONDS),
-        **os.environ,
-        "PAYMENTS_DATABASE_URL": cluster.url(DATABASE, "payments_app"),
+        **environment(cluster.url(DATABASE, "payments_app")),
         "PAYMENTS_HTTP_HOST": HOST,
         "PAYMENTS_HTTP_PORT": str(options.port),
         "PAYMENTS_METRICS_PORT": str(options.metrics_port),

@@ -68,6 +68,14 @@ def prefix(
     ]
 
 
+def environment(database: str) -> dict[str, str]:
+    """Returns the environment of `payments`: the caller's, but for what is said of a database."""
+    caller = os.environ.items()
+    return {name: value for name, value in caller if not name.startswith("PAYMENTS_DATABASE_")} | {
+        "PAYMENTS_DATABASE_URL": database
+    }
+
+
 def wait_until(condition: Callable[[], bool], timeout_seconds: float) -> bool:
     """Waits for a condition; returns whether it came true in time."""
     deadline = time.monotonic() + timeout_seconds

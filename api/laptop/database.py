@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from laptop.__main__ import CHECKOUT, DATABASE, SERVER
+from laptop.children import environment
 from laptop.postgres import ClusterError, running_url
 
 
@@ -19,9 +20,8 @@ def main() -> None:
         url = running_url(values.data / "postgres", DATABASE, "payments_migrator")
     except ClusterError as error:
         sys.exit(str(error))
-    os.environ["PAYMENTS_DATABASE_URL"] = url
-    os.environ["IMPORT_BY_MAKE"] = "1"
-    os.execv(sys.executable, [sys.executable, str(SERVER), *values.arguments])  # noqa: S606
+    command = [sys.executable, str(SERVER), *values.arguments]
+    os.execve(sys.executable, command, environment(url) | {"IMPORT_BY_MAKE": "1"})  # noqa: S606
 
 
 if __name__ == "__main__":

@@ -365,7 +365,7 @@ def _end(
 def _read_lines(file: Path) -> list[str]:
     try:
         return file.read_text().splitlines()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 

@@ -519,6 +519,27 @@ def test_one_port_for_both_is_refused(tmp_path: Path) -> None:
     assert "PORT and METRICS_PORT are both 8000" in message
 
 
+@pytest.mark.parametrize(
+    ("name", "blocked"),
+    [("data", "data"), ("data/postgres", "data/postgres"), ("data/api-key/x", "data/api-key")],
+    ids=["the data", "PostgreSQL's", "the key"],
+)
+def test_what_is_in_the_way_of_the_data_is_named(tmp_path: Path, name: str, blocked: str) -> None:
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).touch()
+    ports = (f"--port={free_port()}", f"--metrics-port={free_port()}")
+    message = refused(f"--data={tmp_path / 'data'}", *ports)
+    assert message.count("\n") == 1
+    assert message.startswith(f"{tmp_path / blocked} cannot be used (")
+    assert f"make run keeps its data in {tmp_path / 'data'}, a directory" in message
+
+
+def test_data_where_nothing_can_be_written_is_refused() -> None:
+    # Not even root can.
+    message = refused("--data=/proc/payments")
+    assert message.startswith("/proc/payments cannot be used (")
+
+
 # `make import`
 
 
@@ -545,8 +566,25 @@ def test_import_into_a_running_service(launch: Launch, tmp_path: Path) -> None:
     assert read.json()["payment"] == 12.5
 
 
-def test_import_where_nothing_runs(tmp_path: Path) -> None:
-    refused = import_into(tmp_path, tmp_path / "old", tmp_path / "report.csv")
+def test_settings_of_another_database_are_left_out(
+    launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PAYMENTS_DATABASE_URL", "postgresql://payments@nowhere/payments")
+    monkeypatch.setenv("PAYMENTS_DATABASE_IAM_REGION", "sa-east-1")
+    monkeypatch.setenv("PAYMENTS_DATABASE_POOLER", "perhaps")
+    source = sqlite_file(tmp_path / "old", [(41, "inserted", '{"a": 1}', 12.5)])
+    imported = import_into(launch().data, source, tmp_path / "report.csv")
+    assert imported.returncode == 0, imported.stderr
+
+
+@pytest.mark.parametrize("kind", ["nothing", "directory", "file"])
+def test_import_where_nothing_runs(tmp_path: Path, kind: str) -> None:
+    data = tmp_path / "data"
+    if kind == "directory":
+        data.mkdir()
+    elif kind == "file":
+        data.touch()
+    refused = import_into(data, tmp_path / "old", tmp_path / "report.csv")
     assert refused.returncode == 1
     assert "start it with `make run`" in refused.stderr
     assert "Traceback" not in refused.stderr

@@ -113,3 +113,11 @@ def test_what_another_installation_left_is_not_taken_for_newer_locks(checkout: P
     (checkout / "small.lock").touch()
     install_after_another(checkout)
     assert stamp(checkout).stat().st_mtime_ns > made
+
+
+def test_a_folder_that_cannot_be_written_is_named(checkout: Path) -> None:
+    (checkout / ".install.lock").mkdir()
+    found = install(checkout)
+    assert found.returncode == 1
+    assert found.stderr.startswith(".install.lock cannot be used (Is a directory): make installs")
+    assert found.stderr.count("\n") == 1

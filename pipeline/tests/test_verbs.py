@@ -41,6 +41,65 @@ def make(
     )
 
 
+def shown(folder: Path = ROOT, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs a verb that prints its environment, from a Makefile around that of the repository."""
+    return subprocess.run(
+        ["make", "-f", "-", "shown"],
+        input=f"include {ROOT}/Makefile\nshown:\n\t@env",
+        cwd=folder,
+        env={"PATH": os.environ["PATH"], **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("PGHOST", "PGPASSFILE", "PGSSLMODE", "PGTARGETSESSIONATTRS", "PGSERVICE"),
+        *("PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_NO_BINARY", "PIP_REQUIRE_VIRTUALENV"),
+        *("UV_CONSTRAINT", "UV_PYTHON", "UV_REQUIRE_HASHES", "UV_WORKING_DIR"),
+        *("PYTHONHOME", "PYTHONOPTIMIZE", "PYTHONPATH", "PYTHONSAFEPATH", "PYTHONUTF8"),
+        "CDPATH",
+    ],
+)
+def test_what_the_caller_set_for_other_programs_reaches_no_recipe(name: str) -> None:
+    found = shown(ROOT, **{name: "1"})
+    assert found.returncode == 0, found.stderr
+    assert f"\n{name}=" not in f"\n{found.stdout}"
+
+
+@pytest.mark.parametrize(
+    "name", ["PAYMENTS_LOG_LEVEL", "PIP_INDEX_URL", "PYTHON", "UV_INDEX_XPTO_PASSWORD", "LC_ALL"]
+)
+def test_what_the_caller_says_to_a_recipe_reaches_it(name: str) -> None:
+    assert f"\n{name}=said\n" in f"\n{shown(ROOT, **{name: 'said'}).stdout}"
+
+
+@pytest.mark.parametrize("name", ["C", "POSIX"])
+def test_no_recipe_takes_paths_for_ascii(name: str) -> None:
+    assert "LC_ALL=" not in shown(LC_ALL=name).stdout
+
+
+@pytest.mark.parametrize("name", ["two words", "it's", "a$b", "a:b", "a;b", "a&b", "a(b", "a#b"])
+def test_a_path_that_a_shell_takes_apart_is_refused(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    found = shown(folder=folder)
+    assert found.returncode != 0
+    assert f"The path {folder}, or XDG_CACHE_HOME, has a space or another sign" in found.stderr
+    assert found.stderr == shown(folder=folder, LC_ALL="C").stderr
+    assert "XDG_CACHE_HOME, has a space" in shown(XDG_CACHE_HOME=str(folder)).stderr
+
+
+def test_a_path_with_accents_is_none_of_those(tmp_path: Path) -> None:
+    folder = tmp_path / "ação,%+@=~-_.1"
+    folder.mkdir()
+    for locale in ("C", "C.UTF-8"):
+        assert shown(folder=folder, LC_ALL=locale).returncode == 0
+
+
 def test_verify_asks_for_the_whole_provenance_of_both() -> None:
     found = make(
         "verify", IMAGE=IMAGE, CHART=CHART, COMMIT=COMMIT, GITHUB_REPOSITORY="xpto/payments"
