@@ -512,7 +512,8 @@ apply: ## Applies the saved plan of a place, and no other (PLACE=)
 .PHONY: cost-difference
 cost-difference: ## Writes what a change costs a month to .cache/cost.txt (FROM=)
 	@mkdir -p .cache
-	@python3 -m pipeline.cost_difference $(EARLIER) | tee .cache/cost.txt
+	@python3 -m pipeline.cost_difference $(EARLIER) >.cache/cost.txt.new
+	@mv .cache/cost.txt.new .cache/cost.txt && cat .cache/cost.txt
 
 .PHONY: comment
 comment: ## Says the text of a file on a pull request, once a title (TITLE=, TEXT=, PULL_REQUEST=, DRY_RUN=)

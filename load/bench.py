@@ -27,7 +27,7 @@ import scaling
 import statements
 import tables
 from generators import Figures
-from laptop import postgres
+from laptop import files, postgres
 from laptop.postgres import Cluster
 from servers import (
     Server,
@@ -97,7 +97,7 @@ def main() -> int:
     with watched as cluster, ExitStack() as stack:
         servers = [*_servers(cluster, stack, check=False)][:-1]  # (a) has no PostgreSQL
         results["statements"] = [*statements.creations(cluster, servers)]
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    files.replace(RESULTS, json.dumps(results, indent=1) + "\n")
     report.write()
     return consumptions.main()
 

@@ -17,6 +17,7 @@ import psycopg
 import generators
 import report
 import tables
+from laptop import files
 from laptop.postgres import Cluster
 from servers import Server, cluster_for_bench, python_version, service, usage
 
@@ -75,7 +76,7 @@ def main() -> int:
         "workers_limit": WORKERS_LIMIT,
         "rate": rate,
     }
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    files.replace(RESULTS, json.dumps(results, indent=1) + "\n")
     report.write_consumptions()
     return 0
 

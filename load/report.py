@@ -2,12 +2,14 @@
 
 import json
 import math
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from laptop import files
 from payments.config import Settings
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -81,12 +83,14 @@ def _write(page: str, name: str, text: str) -> None:
     path = DOCS / f"{page}.md"
     begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
     before, rest = path.read_text().split(begin)
-    path.write_text(before + begin + text + end + rest.split(end)[1])
+    files.replace(path, before + begin + text + end + rest.split(end)[1])
 
 
 def _draw(name: str, figure: Figure) -> None:
     with rc_context({"svg.hashsalt": "performance"}):
-        figure.savefig(DOCS / f"performance-{name}.svg", metadata={"Date": None})
+        text = StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    files.replace(DOCS / f"performance-{name}.svg", text.getvalue())
 
 
 def _figures(results: dict[str, Any]) -> str:

@@ -28,6 +28,7 @@ import psutil
 
 import generators
 import report
+from laptop import files
 from laptop.postgres import Cluster
 from servers import Server, cluster_for_bench, make_database, python_version, service, usage
 
@@ -62,7 +63,7 @@ def main() -> int:
             results = {"python": python, **_soak(cluster, server, rate, minutes * 60)}
     print(json.dumps({name: value for name, value in results.items() if name != "samples"}))
     if minutes >= 20:  # shorter ones are for trying
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+        files.replace(RESULTS, json.dumps(results, indent=1) + "\n")
         report.write_soak()
     wrong = violations(results)
     for what in wrong:

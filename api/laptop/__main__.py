@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import contextlib
 import http.client
-import os
 import shlex
 import signal
 import socket
@@ -20,6 +19,7 @@ from typing import NamedTuple
 import asyncpg
 import psutil
 
+from laptop import files
 from laptop.children import environment, prefix, wait_until
 from laptop.lock import AlreadyRunning
 from laptop.postgres import Cluster, ClusterError
@@ -231,7 +231,8 @@ async def _keep_key(url: str, file: Path) -> None:
         for row in await auth.list_keys(connection):
             if row["client"] == CLIENT:
                 await auth.revoke_key(connection, row["id"])
-        _write_private(file, await auth.create_key(connection, CLIENT, auth.SCOPES))
+        key = await auth.create_key(connection, CLIENT, auth.SCOPES)
+        files.replace(file, f"{key}\n", mode=0o600)
     finally:
         await connection.close()
 
@@ -241,15 +242,6 @@ def _read_private(file: Path) -> str:
         return ""
     file.chmod(0o600)
     return file.read_text(errors="replace").strip()
-
-
-def _write_private(file: Path, text: str) -> None:
-    new = file.with_suffix(".new")
-    new.unlink(missing_ok=True)
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as stream:
-        stream.write(text + "\n")
-    new.replace(file)
 
 
 @contextlib.contextmanager

@@ -33,6 +33,7 @@ from drill.monitoring import (
     watching,
 )
 from drill.traffic import Traffic, asking
+from laptop import files
 from tests.conftest import fast_directory
 from tests.faults.system import system
 
@@ -226,7 +227,7 @@ def _record(minutes: float, table: str) -> None:
     before, rest = PAGE.read_text().split(begin)
     day = datetime.now(UTC).date().isoformat()
     text = f"{day}: in {minutes:g} minutes without a fault no alert fired. Then:\n\n{table}"
-    PAGE.write_text(before + begin + text + end + rest.split(end)[1])
+    files.replace(PAGE, before + begin + text + end + rest.split(end)[1])
 
 
 if __name__ == "__main__":

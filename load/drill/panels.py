@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter
 
 from drill.monitoring import DASHBOARDS, SCALE, Prometheus, scaled
+from laptop import files
 
 POINTS = 100  # a line
 COLUMNS = 24  # of Grafana's grid
@@ -129,7 +130,8 @@ def draw(path: Path, title: str, drawn: Sequence[Drawn]) -> None:
         text = StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None})
     # No more digits than a screen has dots, but in what is to be read.
-    path.write_text(re.sub(r'"[^"]*"', lambda found: _DIGITS.sub(r"\1", found[0]), text.getvalue()))
+    short = re.sub(r'"[^"]*"', lambda found: _DIGITS.sub(r"\1", found[0]), text.getvalue())
+    files.replace(path, short)
 
 
 def _figure(title: str, drawn: Sequence[Drawn]) -> Figure:

@@ -152,6 +152,25 @@ def test_a_tag_in_the_registry_is_never_moved(
     assert found.stdout.count(f"--image-tag v{version()} ") == (0 if status else 2)
 
 
+def test_an_sbom_without_a_package_does_not_replace_an_earlier_one(programs: Path) -> None:
+    sbom, new = (ROOT / ".cache" / f"sbom.spdx.json{suffix}" for suffix in ("", ".new"))
+    earlier = sbom.read_bytes() if sbom.exists() else None
+    write(programs / "docker", "echo amd64")
+    empty = json.dumps({"packages": [], "files": []})
+    write(programs / "syft", f"for last; do :; done; echo '{empty}' >\"${{last#spdx-json=}}\"")
+    found = subprocess.run(
+        [ROOT / "pipeline" / "sbom", "payments:local"],
+        env={"PATH": f"{programs}:{os.environ['PATH']}", "SYFT": "syft"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 1
+    assert "0 packages" in found.stdout
+    assert (sbom.read_bytes() if sbom.exists() else None) == earlier
+    assert not new.exists()
+
+
 def test_kubeconfig_leads_to_the_platform_of_the_environment() -> None:
     for environment, platform in zip(
         ENVIRONMENTS, ("nonprod", "nonprod", "production"), strict=True
@@ -175,6 +194,9 @@ def test_smoke_and_load_and_cost() -> None:
         found = make(verb, URL="nowhere", PYTHON=bare)
         assert "is not the address of a service" in found.stderr
     assert "all, $ a month" in make("cost-difference", FROM="HEAD").stdout
+    kept = (ROOT / ".cache" / "cost.txt").read_text()
+    assert "has no docs/cost.md" in make("cost-difference", FROM="nowhere").stderr
+    assert (ROOT / ".cache" / "cost.txt").read_text() == kept
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from laptop import files
 from tests.conftest import fast_directory
 from tests.faults.client import HANGS_SECONDS
 
@@ -111,5 +112,5 @@ def pytest_terminal_summary(
         text = TEMPLATE.read_text().format(
             seed=_seed(config), rows="\n".join(rows), hangs=HANGS_SECONDS
         )
-        PAGE.write_text(text)
+        files.replace(PAGE, text)
         terminalreporter.line(f"written to {PAGE}")
