@@ -58,7 +58,7 @@ def _check_environment(
 @main.command()
 def serve() -> None:
     """Serve the API until SIGTERM or Ctrl-C."""
-    from payments import logs, metrics, server, tracing
+    from payments import logs, metrics_server, server, tracing
     from payments.app import Application
 
     settings = _settings()
@@ -69,11 +69,9 @@ def serve() -> None:
     logs.configure(settings)
     tracing.configure(settings)
     try:
-        metrics.serve(settings)
-    except OSError as error:
-        raise click.ClickException(
-            f"PAYMENTS_METRICS_PORT {settings.metrics_port}: {error.strerror}"
-        ) from None
+        metrics_server.serve(settings)
+    except config.SettingsError as error:
+        raise click.ClickException(str(error)) from None
     sys.exit(server.run(application, settings))
 
 
@@ -233,16 +231,14 @@ def _serve_audit(period_seconds: float) -> NoReturn:
     from payments import audit, logs, server
 
     settings = _settings()
-    # It has one port, and nobody who must notice that it ends.
-    settings = msgspec.structs.replace(
-        settings, http_port=settings.metrics_port, shutdown_delay_seconds=0.0
-    )
+    # No load balancer sends to it, so that none must notice its end.
+    settings = msgspec.structs.replace(settings, shutdown_delay_seconds=0.0)
     try:
         application = audit.Application(settings, period_seconds)
     except config.SettingsError as error:
         raise click.ClickException(str(error)) from None
     logs.configure(settings)
-    sys.exit(server.run(application, settings))
+    sys.exit(server.run(application, settings, "metrics_port"))
 
 
 @main.command("smoke")

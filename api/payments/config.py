@@ -42,7 +42,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         bool,
         Meta(description="Whether PgBouncer is before the database, in transaction mode"),
     ] = False
-    http_host: Annotated[str, Meta(description="Address that the API listens on")] = "0.0.0.0"
+    http_host: Annotated[
+        str,
+        Meta(
+            pattern="^[!-~]+$",
+            examples=["127.0.0.1"],
+            description="Address or name that all ports listen on; `::` is IPv6 and IPv4",
+        ),
+    ] = "0.0.0.0"
     http_port: Annotated[Port, Meta(description="Port of the API; 0 takes a free one")] = 8000
     metrics_port: Annotated[
         Port, Meta(description="Port of `/metrics`, never to be reachable from outside")

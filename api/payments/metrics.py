@@ -16,15 +16,11 @@ from prometheus_client import (
     Counter,
     Gauge,
     disable_created_metrics,
-    start_http_server,
 )
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
-
-from payments import __version__
-from payments.config import Settings
 
 # When each counter began: twice the series, for a question that Prometheus answers by itself.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -171,10 +167,3 @@ batch_queue_wait = Histogram(
     ["operation"],
 )
 build_info = Gauge("payments_build_info", "What runs: always 1.", ["version", "revision"])
-
-
-def serve(settings: Settings) -> int:
-    """Serves `/metrics` from a thread of its own; returns the port."""
-    build_info.labels(__version__, settings.revision).set(1)
-    server, _ = start_http_server(settings.metrics_port, addr=settings.http_host)
-    return server.server_port

@@ -1,8 +1,10 @@
 """The server: uvicorn, its connections limited, and with an orderly end."""
 
 import asyncio
+import errno
 import gc
 import logging
+import os
 import socket
 from collections.abc import Awaitable
 from types import FrameType
@@ -18,12 +20,51 @@ _logger = logging.getLogger(__name__)
 # Connections that the kernel completes while the event loop is busy; uvicorn's own default.
 _BACKLOG = 2048
 
+# Whatever the address, it is the port that is taken, or that needs a privilege.
+_OF_THE_PORT = (errno.EADDRINUSE, errno.EACCES)
+
 # In every response, also those of the protocol. The load balancer ends TLS before the service. On a
 # local machine, over plain HTTP, browsers ignore HSTS (RFC 6797, section 8.1).
 _SECURITY_HEADERS = [
     ("strict-transport-security", "max-age=31536000"),  # a year
     ("x-content-type-options", "nosniff"),
 ]
+
+
+def listen(settings: Settings, port: str) -> socket.socket:
+    """Returns a socket that listens on `http_host`, and on the port that a setting has.
+
+    `::` is every address, of IPv4 too.
+
+    Raises:
+        SettingsError: the address is taken or impossible; the message names the variable.
+    """
+    host, number = settings.http_host, getattr(settings, port)
+    try:
+        return socket.create_server(
+            (host, number),
+            family=socket.AF_INET6 if ":" in host else socket.AF_INET,
+            backlog=_BACKLOG,
+            dualstack_ipv6=host == "::" and socket.has_dualstack_ipv6(),
+        )
+    except OSError as error:
+        reason = _reason(error)
+        if error.errno in _OF_THE_PORT:
+            raise SettingsError(
+                f"{variable(port)}: cannot listen on {host}, port {number} ({reason}): choose"
+                " another port"
+            ) from None
+        raise SettingsError(
+            f"{variable('http_host')}: cannot listen on {host!r} ({reason}): name an address of"
+            " this machine"
+        ) from None
+
+
+def _reason(error: OSError) -> str:
+    # What Python adds repeats the address; below 0 are the resolver's own numbers.
+    if (number := error.errno or 0) > 0:
+        return os.strerror(number)
+    return str(error.strerror).partition(" (while")[0]
 
 
 class Application(Protocol):
@@ -43,13 +84,14 @@ class Server(uvicorn.Server):
     accepted, what runs is finished, and the application's lifespan ends.
     """
 
-    def __init__(self, app: Application, settings: Settings) -> None:
+    def __init__(self, app: Application, settings: Settings, port: str = "http_port") -> None:
+        """Takes the setting that has the port, by its name."""
         super().__init__(
             uvicorn.Config(
                 app,
                 interface="asgi3",
                 host=settings.http_host,
-                port=settings.http_port,
+                port=getattr(settings, port),
                 loop="uvloop",
                 http=protocol.limited(settings),
                 ws="none",
@@ -65,7 +107,8 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=settings.shutdown_timeout_seconds,  # type: ignore[arg-type]
             )
         )
-        self.port = settings.http_port
+        self.port = getattr(settings, port)
+        self._port_setting = port
         self._app = app
         self._settings = settings
         self._stops_asked = 0
@@ -80,24 +123,13 @@ class Server(uvicorn.Server):
         """
         self._loop = asyncio.get_running_loop()
         # Taken before the application starts, so that a mistake is told before anything is done.
-        with self._listen() as listener:
+        with listen(self._settings, self._port_setting) as listener:
             self.port = listener.getsockname()[1]
             try:
                 await super().serve([listener])
             finally:
                 if self._delay is not None:
                     self._delay.cancel()
-
-    def _listen(self) -> socket.socket:
-        host, port = self._settings.http_host, self._settings.http_port
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        try:
-            return socket.create_server((host, port), family=family, backlog=_BACKLOG)
-        except OSError as error:
-            raise SettingsError(
-                f"cannot listen on {host}, port {port}"
-                f" ({variable('http_host')}, {variable('http_port')}): {error.strerror}"
-            ) from None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -130,9 +162,15 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def run(app: Application, settings: Settings) -> int:
-    """Serves on uvloop until a signal; returns the process's exit status, 0 after a drain."""
-    server = Server(app, settings)
+def run(app: Application, settings: Settings, port: str = "http_port") -> int:
+    """Serves on uvloop until a signal; returns the process's exit status, 0 after a drain.
+
+    Args:
+        app: what answers.
+        settings: the settings.
+        port: the setting that has the port, by its name.
+    """
+    server = Server(app, settings, port)
     # What was made so far stays; the garbage collector need not look at it again. And it looks for
     # cycles after 20,000 new objects, not 700: those of a batch under way are more than that, and
     # were a fifth of a creation's cost (docs/bottlenecks.md). One look takes a millisecond.

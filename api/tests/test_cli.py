@@ -227,7 +227,28 @@ async def test_a_port_that_is_taken(variable: str) -> None:
         ports[variable.removeprefix("PAYMENTS_")] = str(taken.getsockname()[1])
         result = await run("serve", DATABASE_URL=NOWHERE, HTTP_HOST="127.0.0.1", **ports)
     assert result.status == 1
-    assert variable in result.error + result.output
+    said = result.error + result.output
+    assert variable in said
+    assert "Address already in use" in said
+    assert "PAYMENTS_HTTP_HOST" not in said
+
+
+async def test_a_host_that_is_not_here() -> None:
+    for words in (["serve"], ["audit", "--serve"]):
+        result = await run(*words, DATABASE_URL=NOWHERE, HTTP_HOST="192.0.2.1")
+        said = result.error + result.output
+        assert result.status == 1
+        assert "PAYMENTS_HTTP_HOST: cannot listen on '192.0.2.1'" in said
+        assert "_PORT" not in said
+
+
+async def test_the_port_of_the_audit_that_is_taken() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        variables = {"HTTP_HOST": "127.0.0.1", "METRICS_PORT": port}
+        result = await run("audit", "--serve", DATABASE_URL=NOWHERE, **variables)
+    assert result.status == 1
+    assert f"PAYMENTS_METRICS_PORT: cannot listen on 127.0.0.1, port {port}" in result.output
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

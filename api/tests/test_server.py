@@ -21,7 +21,7 @@ import pytest
 from laptop.children import wait_until
 from payments import config, request_head
 from payments.protocol import LimitedProtocol
-from payments.server import Server, run
+from payments.server import Server, listen, run
 from tests import PATIENCE_SECONDS
 from tests.conftest import SECURITY_HEADERS
 
@@ -949,7 +949,7 @@ async def test_a_drain_finishes_what_runs_after_its_delay(start: Start) -> None:
 
 async def test_a_port_that_is_taken_is_named(running: Running) -> None:
     settings = msgspec.structs.replace(SETTINGS, http_port=running.server.port)
-    with pytest.raises(config.SettingsError, match=f"{running.server.port}.*PAYMENTS_HTTP_PORT"):
+    with pytest.raises(config.SettingsError, match=f"PAYMENTS_HTTP_PORT.*{running.server.port}"):
         await Server(App(), settings).serve()
 
 
@@ -1030,10 +1030,50 @@ def test_a_port_that_is_taken_ends_the_process_in_one_line(
         assert run(App(), msgspec.structs.replace(SETTINGS, http_port=port)) == 1
     (record,) = caplog.records
     assert record.exc_info is None
-    assert record.getMessage().startswith(
-        f"cannot listen on 127.0.0.1, port {port}"
-        " (PAYMENTS_HTTP_HOST, PAYMENTS_HTTP_PORT): Address already in use"
+    assert record.getMessage() == (
+        f"PAYMENTS_HTTP_PORT: cannot listen on 127.0.0.1, port {port} (Address already in use):"
+        " choose another port"
     )
+
+
+@pytest.mark.parametrize(
+    ("host", "reason"),
+    [
+        ("192.0.2.1", "Cannot assign requested address"),
+        ("2001:db8::1", "Cannot assign requested address"),
+        ("host.invalid", ""),  # the resolver's words
+        ("[::1]", ""),
+    ],
+)
+@pytest.mark.parametrize("port", ["http_port", "metrics_port"])
+def test_a_host_that_cannot_be_listened_on(host: str, reason: str, port: str) -> None:
+    settings = msgspec.structs.replace(SETTINGS, http_host=host, metrics_port=0)
+    with pytest.raises(config.SettingsError) as raised:
+        listen(settings, port)
+    message = str(raised.value)
+    assert message.startswith(f"PAYMENTS_HTTP_HOST: cannot listen on '{host}' ({reason}")
+    assert "Unknown error" not in message
+
+
+@pytest.mark.parametrize(
+    ("host", "reached", "not_reached"),
+    [
+        ("::", ["127.0.0.1", "::1"], []),
+        ("0.0.0.0", ["127.0.0.1"], ["::1"]),  # noqa: S104 - the default
+        ("::1", ["::1"], ["127.0.0.1"]),
+        ("127.0.0.1", ["127.0.0.1"], ["::1"]),
+        ("localhost", ["127.0.0.1"], []),
+    ],
+)
+def test_who_reaches_a_host(host: str, reached: list[str], not_reached: list[str]) -> None:
+    settings = msgspec.structs.replace(SETTINGS, http_host=host)
+    with listen(settings, "http_port") as listener:
+        port = listener.getsockname()[1]
+        for address in reached:
+            socket.create_connection((address, port), PATIENCE_SECONDS).close()
+        for address in not_reached:
+            with pytest.raises(OSError, match=r"refused|assign"):
+                socket.create_connection((address, port), PATIENCE_SECONDS)
 
 
 @pytest.mark.parametrize("text", ["A", "A ", " ", "RTSP/", "A b ", "A b RTSP/"])
