@@ -7,12 +7,14 @@ knows who signed it. It opens connections for 15 minutes, and they outlive it.
 import asyncio
 import hashlib
 import hmac
+import http.client
 import os
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 
@@ -25,12 +27,19 @@ from payments.config import SettingsError
 ENDPOINT = "AWS_CONTAINER_CREDENTIALS_FULL_URI"
 ENDPOINT_TOKEN_FILE = "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"  # noqa: S105 - the variable's name
 
+KEY_ID = "AWS_ACCESS_KEY_ID"
+SECRET_KEY = "AWS_SECRET_ACCESS_KEY"  # noqa: S105 - the variable's name
+
 TOKEN_LIFETIME_SECONDS = 900  # RDS takes none that lasts longer
 RENEW_BEFORE_SECONDS = 300  # EKS has new ones by then, and an outage of it has time to pass
 ENDPOINT_TIMEOUT_SECONDS = 1.0  # less than the time to open a connection; it is on the same node
 
 # Whatever proxy the environment names, credentials are asked for on the node itself.
 _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+
+
+class CredentialsError(ConnectionError):
+    """There are no credentials to sign with; the message says why."""
 
 
 class Credentials(NamedTuple):
@@ -60,15 +69,9 @@ class Tokens:
         """Takes the user, the host and the port from the database's URL.
 
         Raises:
-            SettingsError: the environment gives no AWS credentials.
+            SettingsError: the environment gives no AWS credentials, or half of them.
         """
-        if not ({"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} <= set(environ)) and (
-            ENDPOINT not in environ
-        ):
-            raise SettingsError(
-                f"PAYMENTS_DATABASE_IAM_REGION needs AWS credentials: neither {ENDPOINT} nor"
-                " AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are set"
-            )
+        _check(environ)
         parts = urlsplit(url)
         self._user = unquote(parts.username or "")
         self._host = f"{parts.hostname}:{parts.port or 5432}"
@@ -81,7 +84,7 @@ class Tokens:
         """Returns a new token.
 
         Raises:
-            OSError: the endpoint does not give credentials, and there are none that are still good.
+            CredentialsError: there are none, and no earlier ones that are still good.
         """
         credentials = await self._current()
         return sign(credentials, self._region, self._host, self._user, datetime.now(UTC))
@@ -95,7 +98,7 @@ class Tokens:
             self._asking = asyncio.create_task(self._ask())
         try:
             return await asyncio.shield(self._asking)
-        except OSError:
+        except CredentialsError:
             if known and known.expires_at > time.time():
                 return known
             raise
@@ -111,30 +114,63 @@ def password(url: str, region: str) -> Tokens | None:
     return Tokens(url, region) if region else None
 
 
+def _check(environ: Mapping[str, str]) -> None:
+    """Checks that the environment says where credentials come from; empty is as good as not set.
+
+    Raises:
+        SettingsError: it does not; the message names the variable.
+    """
+    missing = [name for name in (KEY_ID, SECRET_KEY) if not environ.get(name)]
+    if len(missing) == 1:
+        (set_,) = {KEY_ID, SECRET_KEY} - {*missing}
+        raise SettingsError(f"{missing[0]} is not set, but {set_} is: set both or neither")
+    if not missing:
+        return
+    endpoint = environ.get(ENDPOINT)
+    if not endpoint:
+        raise SettingsError(
+            f"PAYMENTS_DATABASE_IAM_REGION needs AWS credentials: neither {ENDPOINT} nor"
+            f" {KEY_ID} and {SECRET_KEY} are set"
+        )
+    try:
+        parts = urlsplit(endpoint)
+        possible = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError:
+        possible = False
+    if not possible:
+        raise SettingsError(f"{ENDPOINT} is not http://host:port/path")
+    if file := environ.get(ENDPOINT_TOKEN_FILE):
+        try:
+            Path(file).read_bytes()
+        except OSError as error:
+            raise SettingsError(
+                f"{ENDPOINT_TOKEN_FILE}: the file {file} cannot be read ({error.strerror})"
+            ) from None
+
+
 def read_credentials(environ: Mapping[str, str]) -> Credentials:
     """Returns credentials from the environment or, blocking, from the container's endpoint.
 
     Raises:
-        OSError: the endpoint cannot be reached, or gives none.
+        CredentialsError: the endpoint cannot be reached, or gives none.
     """
-    if "AWS_ACCESS_KEY_ID" in environ:
+    if environ.get(KEY_ID):
         return Credentials(
-            environ["AWS_ACCESS_KEY_ID"],
-            environ["AWS_SECRET_ACCESS_KEY"],
+            environ[KEY_ID],
+            environ[SECRET_KEY],
             environ.get("AWS_SESSION_TOKEN", ""),
             float("inf"),
         )
     request = urllib.request.Request(environ[ENDPOINT])  # noqa: S310 - the cluster's own address
-    if file := environ.get(ENDPOINT_TOKEN_FILE):
-        with open(file) as token:  # noqa: PTH123
-            request.add_header("Authorization", token.read().strip())
     try:
+        if file := environ.get(ENDPOINT_TOKEN_FILE):
+            request.add_header("Authorization", Path(file).read_text().strip())
         with _open(request, timeout=ENDPOINT_TIMEOUT_SECONDS) as response:
             answer = msgspec.json.decode(response.read(), type=_Answer)
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, http.client.HTTPException, msgspec.DecodeError) as error:
         if isinstance(error, urllib.error.HTTPError):
             error.close()  # it is the answer too, with its connection
-        raise ConnectionError(f"{ENDPOINT} gives no credentials: {error}") from error
+        raise CredentialsError(f"{ENDPOINT} gives no credentials: {error}") from error
     return Credentials(
         answer.access_key_id,
         answer.secret_access_key,

@@ -227,17 +227,73 @@ def test_a_region_that_is_none(region: str) -> None:
         config.load(environ | {"PAYMENTS_DATABASE_IAM_REGION": region})
 
 
+KEY_ID, SECRET, ENDPOINT = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+)
+TOKEN_FILE = "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"
+NO_CREDENTIALS = f"PAYMENTS_DATABASE_IAM_REGION needs AWS credentials: neither {ENDPOINT} nor"
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({}, NO_CREDENTIALS),
+        ({KEY_ID: "", SECRET: ""}, NO_CREDENTIALS),
+        ({KEY_ID: "", SECRET: "", ENDPOINT: ""}, NO_CREDENTIALS),
+        ({TOKEN_FILE: "/token"}, NO_CREDENTIALS),
+        ({KEY_ID: "x"}, f"{SECRET} is not set, but {KEY_ID} is: set both or neither"),
+        ({KEY_ID: "x", SECRET: ""}, f"{SECRET} is not set, but {KEY_ID} is: set both or neither"),
+        ({SECRET: "x"}, f"{KEY_ID} is not set, but {SECRET} is: set both or neither"),
+        ({KEY_ID: "", SECRET: "x", ENDPOINT: "http://node/"}, f"{KEY_ID} is not set, but"),
+        ({ENDPOINT: "node/v1"}, f"{ENDPOINT} is not http://host:port/path"),
+        ({ENDPOINT: "http://node:port/"}, f"{ENDPOINT} is not http://host:port/path"),
+        (
+            {ENDPOINT: "http://node/", TOKEN_FILE: "/none"},
+            f"{TOKEN_FILE}: the file /none cannot be read (No such file or directory)",
+        ),
+    ],
+)
+def test_an_environment_without_credentials(environ: dict[str, str], message: str) -> None:
+    with pytest.raises(config.SettingsError) as raised:
+        tokens(environ)
+    assert str(raised.value).startswith(message)
+
+
+async def test_empty_is_as_good_as_not_set(endpoint: Endpoint) -> None:
+    token = await tokens(endpoint.environ | {KEY_ID: "", SECRET: ""})()
+    assert _parts(token)[1]["X-Amz-Credential"][0].startswith(KEYS[0])
+    assert endpoint.requests == 1
+    given = {
+        KEY_ID: KEYS[0],
+        SECRET: KEYS[1],
+        "AWS_SESSION_TOKEN": "",
+        ENDPOINT: "",
+        TOKEN_FILE: "",
+    }
+    assert "X-Amz-Security-Token" not in await tokens(given)()
+
+
+async def test_a_token_file_that_goes_away(endpoint: Endpoint) -> None:
+    password = tokens(endpoint.environ)
+    endpoint.token_file.unlink()
+    with pytest.raises(iam.CredentialsError, match=f"{ENDPOINT} gives no credentials: .*token"):
+        await password()
+
+
 @pytest.mark.usefixtures("command")
 @pytest.mark.parametrize("name", ["serve", "migrate"])
 async def test_without_credentials_nothing_starts(
-    monkeypatch: pytest.MonkeyPatch, name: str
+    monkeypatch: pytest.MonkeyPatch, name: str, rds: "Rds"
 ) -> None:
     for variable in [variable for variable in os.environ if variable.startswith("AWS_")]:
         monkeypatch.delenv(variable)
-    url = "postgresql://u@db/x?sslmode=verify-full&sslrootcert=/ca"
-    process = await launch(
-        name, variables={"PAYMENTS_DATABASE_URL": url, "PAYMENTS_DATABASE_IAM_REGION": REGION}
-    )
+    variables = {
+        "PAYMENTS_DATABASE_URL": rds.url("payments", "payments_app"),
+        "PAYMENTS_DATABASE_IAM_REGION": REGION,
+    }
+    process = await launch(name, variables=variables)
     _, error = await process.communicate()
     assert process.returncode == 1
     assert b"PAYMENTS_DATABASE_IAM_REGION needs AWS credentials" in error
