@@ -293,7 +293,9 @@ async def _purge_all(connection: asyncpg.Connection, sql: str, before: datetime,
 
 def _settings() -> config.Settings:
     try:
-        return config.load()
+        settings = config.load()
+        config.check_here(settings.database_url)
+        return settings
     except config.SettingsError as error:
         raise click.ClickException(str(error)) from None
 
@@ -306,6 +308,7 @@ def _database() -> tuple[str, iam.Tokens | None]:
         raise click.ClickException("PAYMENTS_DATABASE_URL is not set")
     try:
         config.check_database(url, region)
+        config.check_here(url)
         return url, iam.password(url, region)
     except config.SettingsError as error:
         raise click.ClickException(str(error)) from None

@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 from msgspec import Meta
 
-from payments import expected
+from payments import database_url, expected
 
 PREFIX = "PAYMENTS_"
 
@@ -205,22 +205,24 @@ def check_database(url: str, iam_region: str = "") -> None:
     Raises:
         SettingsError: it is not. It can carry a password, so that no part of it is repeated.
     """
-    try:
-        parts = urlsplit(url)
-        hosts = parts.netloc.rpartition("@")[2].split(",")
-        possible = all(urlsplit(f"//{host}").port != 0 for host in hosts)
-    except ValueError:
-        possible = False
-    else:
-        possible = possible and parts.scheme in {"postgresql", "postgres"}
-    if not possible:
-        raise SettingsError(f"{variable('database_url')} is not postgresql://user@host:port/name")
+    if mistake := database_url.mistake(url):
+        raise SettingsError(mistake)
     if iam_region and not _is_safe_for_iam(url):
         raise SettingsError(
             f"{variable('database_url')} is not"
             " postgresql://user@host:port/name?sslmode=verify-full&sslrootcert=/file, as"
             f" {variable('database_iam_region')} needs it"
         )
+
+
+def check_here(url: str, environ: Mapping[str, str] = os.environ) -> None:
+    """Checks what this machine adds to the database's URL: `PG*` variables, and files.
+
+    Raises:
+        SettingsError: a variable is wrong, or a file cannot be used; the message names it.
+    """
+    if mistake := database_url.mistake_here(url, environ):
+        raise SettingsError(mistake)
 
 
 def _is_safe_for_iam(url: str) -> bool:

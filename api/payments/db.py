@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,7 +12,7 @@ import asyncpg
 
 from payments import iam, metrics, migrate, queries, telemetry
 from payments.config import Settings
-from payments.errors import UNAVAILABLE, DatabaseUnavailable
+from payments.errors import UNAVAILABLE, DatabaseUnavailable, NotReady
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -144,7 +145,7 @@ class Database:
         """
         try:
             connection = await self._acquire()
-        except UNAVAILABLE as error:
+        except (*UNAVAILABLE, asyncpg.PostgresError) as error:
             raise DatabaseUnavailable(
                 "No database connection could be had in time; nothing was changed."
             ) from error
@@ -190,6 +191,31 @@ class Database:
             metrics.connection_wait.observe(time.perf_counter() - asked)
 
 
+# Why there is no connection, the most special error first. `/readyz` needs no key: names of hosts
+# and users stand in the log alone.
+_REASONS = (
+    (iam.CredentialsError, "AWS credentials for the database cannot be had"),
+    (asyncpg.InvalidAuthorizationSpecificationError, "database refuses the user or the password"),
+    (asyncpg.InvalidCatalogNameError, "database does not exist on its server"),
+    (asyncpg.InsufficientPrivilegeError, "database's user lacks a privilege"),
+    (asyncpg.TooManyConnectionsError, "database has no connection left"),
+    (asyncpg.TargetServerAttributeNotMatched, "target_session_attrs match no server"),
+    (asyncpg.ClientConfigurationError, "settings of the database connection are wrong"),
+    (ssl.SSLCertVerificationError, "database's certificate is not trusted"),
+    (ssl.SSLError, "database cannot be reached over TLS"),
+    (TimeoutError, "database does not answer in time"),
+    (OSError, "database cannot be reached"),
+)
+
+
+def _reason(error: Exception) -> str:
+    for kind, reason in _REASONS:
+        if isinstance(error, kind):
+            return reason
+    state = getattr(error, "sqlstate", None)
+    return f"database does not answer{f' (SQLSTATE {state})' if state else ''}"
+
+
 class Probe:
     """The readiness check's own connection, so that a busy pool does not make it lie."""
 
@@ -197,23 +223,34 @@ class Probe:
         self._settings = settings
         self._password = iam.password(settings.database_url, settings.database_iam_region)
         self._connection: asyncpg.Connection | None = None
-        self._checking: asyncio.Task[str | None] | None = None
+        self._checking: asyncio.Task[NotReady | None] | None = None
 
-    async def check(self) -> str | None:
-        """Returns why the database cannot serve, or None; callers at one time share one answer."""
+    async def check(self) -> None:
+        """Checks that the database can serve; callers at one time share one answer.
+
+        Raises:
+            NotReady: it cannot; its cause, for the log, is the database's or the driver's error.
+        """
         if self._checking is None or self._checking.done():
             self._checking = asyncio.create_task(self._check())
-        return await asyncio.shield(self._checking)
+        if (failure := await asyncio.shield(self._checking)) is not None:
+            raise failure
 
-    async def _check(self) -> str | None:
+    async def _check(self) -> NotReady | None:
+        cause: Exception | None = None
         try:
             async with asyncio.timeout(self._settings.ready_timeout_seconds):
-                return await self._ask()
+                reason = await self._ask()
         except asyncpg.UndefinedTableError:
-            return "the database is not migrated"
+            reason = "database is not migrated"
         except (*UNAVAILABLE, asyncpg.PostgresError) as error:
             self.close()
-            return f"the database does not answer ({type(error).__name__})"
+            reason, cause = _reason(error), error
+        if reason is None:
+            return None
+        failure = NotReady(f"The {reason}.")
+        failure.__cause__ = cause
+        return failure
 
     async def _ask(self) -> str | None:
         if self._connection is None or self._connection.is_closed():
@@ -228,13 +265,13 @@ class Probe:
         (state,) = await self._connection.fetch(queries.READINESS, [*wanted], [*wanted.values()])
         if state["read_only"]:
             self.close()  # another server may have taken over: the next check asks that one
-            return "the database is read-only"
+            return "database is read-only"
         if state["unsafe"]:
-            return f"the database could lose payments: {', '.join(state['unsafe'])} is off"
+            return f"database could lose payments: {', '.join(state['unsafe'])} is off"
         if state["unlimited"]:
-            return f"the pooler's connections lack {', '.join(state['unlimited'])} as set here"
+            return f"pooler's connections lack {', '.join(state['unlimited'])} as set here"
         if state["version"] < migrate.newest_version():
-            return f"the database is at migration {state['version']}, older than this service"
+            return f"database is at migration {state['version']}, older than this service"
         return None
 
     def close(self) -> None:

@@ -218,9 +218,9 @@ class Handlers:
 
     async def ready(self, request: Request, client: str) -> Response:
         """Says whether this process should be sent requests."""
-        reason = "the service is shutting down" if self.draining else await self._probe.check()
-        if reason is not None:
-            raise NotReady(f"{reason[0].upper()}{reason[1:]}.")
+        if self.draining:
+            raise NotReady("The service is shutting down.")
+        await self._probe.check()
         if not self._warmed:
             self._warmed = True
             await self._database.warm()

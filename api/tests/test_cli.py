@@ -206,6 +206,39 @@ async def test_a_bad_database_url(words: list[str], url: str) -> None:
     assert "PAYMENTS_DATABASE_URL" in result.error
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["serve"], ["migrate"], ["roles"], ["keys", "list"], ["purge"], ["audit"]],
+    ids=" ".join,
+)
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        ("connect_timeout=5", "has the option connect_timeout: remove it"),
+        ("sslmode=no-verify", "sslmode is 'no-verify', but must be one of disable"),
+        ("sslrootcert=/none", "sslrootcert: the file /none cannot be read (No such file"),
+    ],
+)
+async def test_an_option_of_the_url_that_would_fail_for_ever(
+    words: list[str], query: str, says: str
+) -> None:
+    result = await invoke(*words, DATABASE_URL=f"postgresql://u:hunter2@127.0.0.1:1/x?{query}")
+    assert result.status == 1
+    assert says in result.error
+    assert "hunter2" not in result.error
+
+
+@pytest.mark.in_process  # a container has no such variable
+@pytest.mark.parametrize("words", [["serve"], ["keys", "list"]], ids=" ".join)
+async def test_a_variable_of_the_driver_that_breaks_every_connection(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGSSLMODE", "no-verify")
+    result = await invoke(*words, DATABASE_URL="postgresql://u@127.0.0.1:1/x")
+    assert result.status == 1
+    assert "PGSSLMODE is 'no-verify', but must be one of disable" in result.error
+
+
 async def test_a_database_that_is_not_migrated(empty: Database) -> None:
     result = await run_on(empty, "keys", "list")
     assert result.status == 1

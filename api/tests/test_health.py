@@ -157,8 +157,8 @@ async def test_a_busy_pool_is_ready(start: Serve, database: Database) -> None:
         ("DROP TABLE schema_migrations", "not migrated"),
         ("DELETE FROM schema_migrations", "migration"),
         ("ALTER DATABASE {} SET default_transaction_read_only = on", "read-only"),
-        ("ALTER DATABASE {} CONNECTION LIMIT 0", "does not answer"),
-        ("REVOKE SELECT ON schema_migrations FROM payments_app", "does not answer"),
+        ("ALTER DATABASE {} CONNECTION LIMIT 0", "no connection left"),
+        ("REVOKE SELECT ON schema_migrations FROM payments_app", "lacks a privilege"),
     ],
 )
 async def test_not_ready(start: Serve, database: Database, change: str, says: str) -> None:
@@ -166,6 +166,53 @@ async def test_not_ready(start: Serve, database: Database, change: str, says: st
     async with client(await start(), "x" * 43) as api:
         await _check_not_ready(api, says)
         assert (await api.send("GET", "/livez")).status_code == 200
+
+
+@pytest.mark.direct  # a pooler has a URL of its own
+@pytest.mark.in_process  # reads the log
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (("/test_", "/none_"), ("does not exist", 'database "none_')),
+        (("payments_app@", "nobody@"), ("refuses the user", 'role "nobody" does not exist')),
+        (("host=", "host=/nowhere"), ("cannot be reached", "No such file or directory")),
+        (
+            ("?", "?target_session_attrs=standby&"),
+            ("target_session_attrs match no server", "TargetServerAttributeNotMatched"),
+        ),
+        (("?", "?options=-c%20nonsense%3D1&"), ("SQLSTATE 42704", "nonsense")),
+    ],
+)
+async def test_why_there_is_no_connection(
+    start: Serve,
+    database: Database,
+    caplog: pytest.LogCaptureFixture,
+    change: tuple[str, str],
+    told: tuple[str, str],
+) -> None:
+    says, cause = told
+    url = database.url().replace(*change)
+    assert url != database.url()
+    async with client(await start(database_url=url), "x" * 43) as api:
+        await _check_not_ready(api, says)
+        problem(await api.send("GET", "/v1/payments"), 503, "database-unavailable")
+    logged = [
+        getattr(record, "fields")["cause"]  # noqa: B009 - no attribute of its type
+        for record in caplog.records
+        if record.name == "payments.app"
+    ]
+    assert len(logged) == 2
+    for line in logged:
+        assert cause in line
+
+
+@pytest.mark.in_process  # breaks what was right at the start
+async def test_settings_that_break_later_are_no_outage(
+    start: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with client(await start(), "x" * 43) as api:
+        monkeypatch.setenv("PGTARGETSESSIONATTRS", "nonsense")
+        await _check_not_ready(api, "The settings of the database connection are wrong.")
 
 
 @pytest.mark.direct  # a pooler sets its connections itself: test_pooler.py

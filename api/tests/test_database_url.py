@@ -1,0 +1,237 @@
+"""The database's URL: each option is honoured or refused by its name, and each file is read."""
+
+import asyncio
+import ctypes
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from laptop.postgres import program
+from payments import config, database_url
+
+URL = "postgresql://payments_app@host/payments"
+PASSWORD = "hunter2"
+
+
+class _LibpqOption(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_char_p) for name in ("keyword", "environment", "compiled", "value")),
+        *((name, ctypes.c_char_p) for name in ("label", "display")),
+        ("size", ctypes.c_int),
+    ]
+
+
+def libpq_options() -> Iterator[str]:
+    """Gives the names of all options of PostgreSQL's own client library."""
+    directory = Path(program("postgres")).parent.parent / "lib"
+    library = ctypes.CDLL(str(next(directory.glob("libpq.*"))))
+    library.PQconndefaults.restype = ctypes.POINTER(_LibpqOption)
+    for option in library.PQconndefaults():
+        if option.keyword is None:
+            return
+        yield option.keyword.decode()
+
+
+def test_every_option_of_libpq_is_accepted_or_refused_by_name() -> None:
+    accepted = set()
+    for name in libpq_options():
+        mistake = database_url.mistake(f"{URL}?{name}=x")
+        if mistake is None or "must be" in mistake:
+            accepted.add(name)
+        else:
+            assert mistake.startswith(f"PAYMENTS_DATABASE_URL has the option {name}"), mistake
+            assert "remove it" in mistake
+    assert accepted == {
+        *("host", "port", "dbname", "user", "password", "passfile", "options"),
+        *("sslmode", "sslcert", "sslkey", "sslpassword", "sslrootcert", "sslcrl"),
+        *("sslnegotiation", "ssl_min_protocol_version", "ssl_max_protocol_version"),
+        "target_session_attrs",
+    }
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        (
+            "connect_timeout=5",
+            (
+                "has the option connect_timeout: remove it; PAYMENTS_CONNECT_TIMEOUT_SECONDS is the"
+                " time to open a connection"
+            ),
+        ),
+        (
+            "sslmode=require&channel_binding=require",
+            (
+                "has the option channel_binding: remove it; sslmode=verify-full checks the server"
+                " instead"
+            ),
+        ),
+        (
+            "keepalives_idle=30",
+            (
+                "has the option keepalives_idle: remove it; PAYMENTS_COMMAND_TIMEOUT_SECONDS limits"
+                " the wait on a dead network"
+            ),
+        ),
+        ("pgbouncer=true", "has the option pgbouncer, which is not supported: remove it"),
+        ("search_path=x", "has the option search_path, which is not supported: remove it"),
+        ("sslmode=", "has the option sslmode without a value: write one, or remove it"),
+        ("sslmode", "has an option without a value: write ?name=value&name=value"),
+        (
+            "sslrootcert=system",
+            (
+                "has sslrootcert=system, which is not supported: name the file, such as"
+                " /etc/ssl/certs/ca-certificates.crt"
+            ),
+        ),
+        ("host=a,,b", "has an empty host in the option host"),
+    ],
+)
+def test_an_option_that_cannot_be_honoured(query: str, message: str) -> None:
+    with pytest.raises(config.SettingsError) as raised:
+        config.load({"PAYMENTS_DATABASE_URL": f"{URL}?{query}"})
+    assert str(raised.value) == f"PAYMENTS_DATABASE_URL {message}"
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        (
+            "sslmode=no-verify",
+            (
+                "sslmode is 'no-verify', but must be one of disable, allow, prefer, require,"
+                " verify-ca, verify-full"
+            ),
+        ),
+        ("sslmode=verify_full", "sslmode is 'verify_full', but must be one of disable"),
+        ("target_session_attrs=master", "target_session_attrs is 'master', but must be one of any"),
+        ("ssl_min_protocol_version=SSLv3", "ssl_min_protocol_version is 'SSLv3', but must be"),
+        ("port=http", "port must be a number from 1 to 65535"),
+        ("port=5432,0", "port must be a number from 1 to 65535"),
+    ],
+)
+def test_a_value_that_is_none(query: str, message: str) -> None:
+    with pytest.raises(config.SettingsError) as raised:
+        config.load({"PAYMENTS_DATABASE_URL": f"{URL}?{query}"})
+    assert str(raised.value).startswith(f"PAYMENTS_DATABASE_URL: {message}")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:hunter2@x@host/payments",
+        "postgresql://u:hunter2#x@host/payments",
+        "postgresql://u:hunter2/x@host/payments",
+        "postgresql://u:1?hunter2=x@host/payments",
+        "postgresql://u:hunter2@host/payments?user=u@server",
+    ],
+)
+def test_a_character_that_must_be_encoded(url: str) -> None:
+    # The driver would take a part of the password for the host, and name it in its errors.
+    mistake = database_url.mistake(url)
+    assert mistake is not None
+    assert "write %40 for @" in mistake
+    assert PASSWORD not in mistake
+
+
+def test_an_encoded_password() -> None:
+    assert database_url.mistake("postgresql://u:a%40b%23c%2Fd%3Fe@host/payments") is None
+
+
+# Variables that the driver reads
+
+TCP = "postgresql://payments_app@127.0.0.1:1/payments"
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"PGSSLMODE": "no-verify"}, "PGSSLMODE is 'no-verify', but must be one of disable"),
+        ({"PGSSLMODE": ""}, "PGSSLMODE is '', but must be one of disable"),
+        ({"PGTARGETSESSIONATTRS": "nonsense"}, "PGTARGETSESSIONATTRS is 'nonsense', but must be"),
+        ({"PGSSLNEGOTIATION": "x"}, "PGSSLNEGOTIATION is 'x', but must be one of postgres"),
+        ({"PGPORT": "x"}, "PGPORT must be a number from 1 to 65535"),
+        ({"PGSSLROOTCERT": "/x"}, "PGSSLROOTCERT: the file /x cannot be read (No such file"),
+        ({"PGSSLMODE": "verify-full"}, "PGSSLMODE is verify-full, which needs sslrootcert=FILE"),
+    ],
+)
+def test_a_variable_that_breaks_the_connection(
+    variables: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(config.SettingsError) as raised:
+        config.check_here(TCP, variables)
+    assert str(raised.value).startswith(message)
+    # As the driver sees it: if it took such a value, to refuse it here would be wrong.
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        url = "postgresql://payments_app@127.0.0.1/payments?sslmode=require"
+        used = TCP if "PGSSLROOTCERT" not in variables else url
+        with pytest.raises((asyncpg.ClientConfigurationError, ValueError, FileNotFoundError)):
+            asyncio.run(asyncpg.connect(used.replace(":1/", "/"), timeout=10))
+
+
+@pytest.mark.parametrize(
+    ("url", "variables"),
+    [
+        (f"{TCP}?sslmode=disable", {"PGSSLMODE": "no-verify", "PGSSLROOTCERT": "/x"}),
+        (f"{TCP}?target_session_attrs=any", {"PGTARGETSESSIONATTRS": "nonsense"}),
+        ("postgresql://u@/x?host=%2Ftmp", {"PGSSLROOTCERT": "/x"}),
+        (TCP, {"PGSSLROOTCERT": "", "PGPORT": "", "PGSSLMINPROTOCOLVERSION": ""}),
+        (TCP, {"PGSERVICE": "nonsense"}),  # nothing reads it
+    ],
+)
+def test_a_variable_that_does_not_matter(url: str, variables: dict[str, str]) -> None:
+    config.check_here(url, variables)
+
+
+# Files
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """A certificate, and its key."""
+    return _certificate(tmp_path / "one")
+
+
+def _certificate(directory: Path) -> tuple[Path, Path]:
+    directory.mkdir()
+    file, key = directory / "certificate.pem", directory / "key.pem"
+    kind = ("-x509", "-nodes", "-newkey", "rsa:2048", "-subj", "/CN=localhost")
+    subprocess.run(
+        ["openssl", "req", *kind, "-keyout", key, "-out", file], check=True, capture_output=True
+    )
+    return file, key
+
+
+def test_good_files(certificate: tuple[Path, Path], tmp_path: Path) -> None:
+    file, key = certificate
+    config.check_here(f"{URL}?sslmode=verify-full&sslrootcert={file}&sslcert={file}&sslkey={key}")
+
+
+@pytest.mark.parametrize("option", ["sslrootcert", "sslcert", "sslkey", "sslcrl", "passfile"])
+def test_a_file_that_cannot_be_read(tmp_path: Path, option: str) -> None:
+    for file, reason in ((tmp_path / "none", "No such file"), (tmp_path, "Is a directory")):
+        with pytest.raises(config.SettingsError) as raised:
+            config.check_here(f"postgresql://u:{PASSWORD}@host/x?{option}={file}", {})
+        assert str(raised.value).startswith(
+            f"PAYMENTS_DATABASE_URL: {option}: the file {file} cannot be read ({reason}"
+        )
+        assert PASSWORD not in str(raised.value)
+
+
+def test_files_that_are_not_what_they_should_be(
+    certificate: tuple[Path, Path], tmp_path: Path
+) -> None:
+    file, _ = certificate
+    text = tmp_path / "text"
+    text.write_text("not a certificate")
+    with pytest.raises(config.SettingsError, match=f"sslrootcert: the file {text} is not in PEM"):
+        config.check_here(f"{URL}?sslrootcert={text}", {})
+    _, other = _certificate(tmp_path / "other")
+    with pytest.raises(config.SettingsError, match=f"{file} and the key {other} do not belong"):
+        config.check_here(f"{URL}?sslcert={file}&sslkey={other}", {})
