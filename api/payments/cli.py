@@ -12,8 +12,9 @@ import asyncpg
 import click
 import msgspec
 
-from payments import __version__, auth, config, errors, iam, migrate, queries
+from payments import __version__, auth, config, iam, migrate, queries, upkeep
 from payments.legacy import commands
+from payments.upkeep import echo, echo_once
 
 # A command imports what it alone needs: loading the web server, metrics and traces takes longer
 # than most commands run.
@@ -93,7 +94,7 @@ def roles(environment: str | None) -> None:
     payments roles --environment dev
     """
     _run(migrate.apply_roles(*_database(), environment=environment))
-    click.echo("The roles are there.")
+    echo("The roles are there.")
 
 
 @main.command("migrate")
@@ -104,9 +105,9 @@ def migrate_command(dry_run: bool) -> None:
     Applies the SQL files that are not applied yet, each in a transaction of its own, waiting for
     locks no longer than two seconds at a time. Safe to run again, and from several places at once.
     """
-    names = _run(migrate.migrate(*_database(), dry_run=dry_run, report=click.echo))
+    names = _run(migrate.migrate(*_database(), dry_run=dry_run, report=echo))
     if not names:
-        click.echo("The schema is up to date.")
+        echo("The schema is up to date.")
 
 
 @main.group()
@@ -137,10 +138,13 @@ def keys_create(client: str, scopes: tuple[str, ...], expires_in_days: int | Non
     payments keys create shop --scope payments:read --scope payments:write
     """
     expires_at = expires_in_days and datetime.now(UTC) + timedelta(days=expires_in_days)
-    key = _on_database(
-        lambda connection: auth.create_key(connection, client, scopes, expires_at or None)
-    )
-    click.echo(key)
+
+    async def work(connection: asyncpg.Connection) -> None:
+        async with connection.transaction():
+            # Printed before it is committed: a key that could not be printed does not exist.
+            echo_once(await auth.create_key(connection, client, scopes, expires_at or None))
+
+    _on_database(work)
 
 
 @keys.command("list")
@@ -148,9 +152,9 @@ def keys_list() -> None:
     """List all keys there ever were; the keys themselves are not stored."""
     rows = _on_database(auth.list_keys)
     form = "{:>6}  {:<20}  {:<9}  {:<20}  {:<20}  {}"
-    click.echo(form.format("ID", "CLIENT", "STATE", "CREATED", "EXPIRES", "SCOPES"))
+    echo(form.format("ID", "CLIENT", "STATE", "CREATED", "EXPIRES", "SCOPES"))
     for row in rows:
-        click.echo(
+        echo(
             form.format(
                 row["id"],
                 row["client"],
@@ -177,7 +181,7 @@ def keys_revoke(id: int) -> None:
     client = _on_database(lambda connection: auth.revoke_key(connection, id))
     if client is None:
         raise click.ClickException(f"there is no live key {id}")
-    click.echo(f"Key {id} of {client} is revoked.")
+    echo(f"Key {id} of {client} is revoked.")
 
 
 @main.command()
@@ -196,7 +200,7 @@ def purge(retention_days: int) -> None:
     removed while a payment is deleted before it was created, or in the future: its times are false.
     """
     total = _on_database(lambda connection: _purge(connection, timedelta(days=retention_days)))
-    click.echo(f"{total} payments removed.")
+    echo(f"{total} payments removed.")
 
 
 @main.command("audit")
@@ -220,10 +224,10 @@ def audit_command(serve: bool, period_seconds: float) -> None:
         _serve_audit(period_seconds)
     rows, breaches = _on_database(audit.once, audit.SESSION)
     form = "{:<24}  {:>10}  {}"
-    click.echo(form.format("INVARIANT", "BROKEN BY", "EXAMPLES"))
+    echo(form.format("INVARIANT", "BROKEN BY", "EXAMPLES"))
     for invariant, broken, examples in breaches:
-        click.echo(form.format(invariant, f"{broken:,}", ", ".join(map(str, examples))).rstrip())
-    click.echo(f"{rows:,} payments audited.")
+        echo(form.format(invariant, f"{broken:,}", ", ".join(map(str, examples))).rstrip())
+    echo(f"{rows:,} payments audited.")
     sys.exit(any(breach.rows for breach in breaches))
 
 
@@ -261,7 +265,7 @@ def smoke_command(url: str, anonymous: bool, wait_seconds: float) -> None:
 
     key = os.environ.get("PAYMENTS_SMOKE_KEY") or None
     try:
-        failures = smoke.check(url, key, click.echo, anonymous=anonymous, wait_seconds=wait_seconds)
+        failures = smoke.check(url, key, echo, anonymous=anonymous, wait_seconds=wait_seconds)
     except smoke.Failed as error:
         raise click.ClickException(str(error)) from None
     sys.exit(failures > 0)
@@ -288,7 +292,7 @@ async def _purge_all(connection: asyncpg.Connection, sql: str, before: datetime,
         total += removed
         if removed < PURGE_ROWS:
             return total
-        click.echo(f"{total} {name} removed so far", err=True)
+        echo(f"{total} {name} removed so far", err=True)
 
 
 def _settings() -> config.Settings:
@@ -318,16 +322,10 @@ def _on_database(
     work: Callable[[asyncpg.Connection], Awaitable[Result]], session: dict[str, str] | None = None
 ) -> Result:
     async def connect_and_work() -> Result:
-        url, password = _database()
-        connection = await asyncpg.connect(
-            url, password=password, timeout=10, server_settings=session
-        )
-        try:
+        async with upkeep.connect(*_database(), session) as connection:
             if await connection.fetchval("SELECT pg_has_role('payments_owner', 'SET')"):
                 await connection.execute("SET ROLE payments_owner")
             return await work(connection)
-        finally:
-            await connection.close()
 
     return _run(connect_and_work())
 
@@ -335,7 +333,7 @@ def _on_database(
 def _run(work: Coroutine[Any, Any, Result]) -> Result:
     try:
         return asyncio.run(work)
-    except (migrate.MigrationError, auth.KeyLimitError) as error:
+    except (migrate.MigrationError, auth.KeyLimitError, upkeep.Unreachable) as error:
         raise click.ClickException(str(error)) from None
     except asyncpg.CheckViolationError as error:
         reason = REFUSALS.get(str(error.constraint_name), f"refused by {error.constraint_name}")
@@ -347,11 +345,8 @@ def _run(work: Coroutine[Any, Any, Result]) -> Result:
         ) from None
     except asyncpg.PostgresError as error:
         raise click.ClickException(f"PAYMENTS_DATABASE_URL: {error}") from None
-    except errors.UNAVAILABLE as error:
-        reason = str(error) or type(error).__name__
-        raise click.ClickException(
-            f"PAYMENTS_DATABASE_URL: the database does not answer ({reason})"
-        ) from None
+    except OSError as error:
+        raise click.ClickException(upkeep.failure(error)) from None
 
 
 main.add_command(commands.import_command)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import asyncpg
 
-from payments import locks
+from payments import locks, upkeep
 from payments.iam import Tokens
 
 DIRECTORY = Path(__file__).parent.parent / "migrations"
@@ -105,11 +105,8 @@ async def apply_roles(
     With `environment`, also the two logins that are named after it.
     """
     settings = {"payments.environment": environment} if environment else None
-    connection = await asyncpg.connect(url, password=password, timeout=10, server_settings=settings)
-    try:
+    async with upkeep.connect(url, password, settings) as connection:
         await connection.execute(ROLES.read_text())
-    finally:
-        await connection.close()
 
 
 async def migrate(
@@ -129,8 +126,7 @@ async def migrate(
             what it did is rolled back, unless it is one without a transaction.
     """
     migrations = load(directory)
-    connection = await asyncpg.connect(url, password=password, timeout=10)
-    try:
+    async with upkeep.connect(url, password) as connection:
         await _wait_for_others(connection, report)
         await connection.execute("SET ROLE payments_owner")
         await connection.execute(f"SET lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'")
@@ -142,8 +138,6 @@ async def migrate(
                 await _apply_patiently(connection, migration, report)
                 report(f"{migration.name} applied")
         return [migration.name for migration in pending]
-    finally:
-        await connection.close()
 
 
 async def _wait_for_others(connection: asyncpg.Connection, report: Callable[[str], None]) -> None:

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from payments import auth, cli
+from payments import auth, cli, migrate
 from tests import PATIENCE_SECONDS, command
 from tests.command import launch
 from tests.conftest import API_DIRECTORY, Database, Serve, client
@@ -237,6 +238,84 @@ async def test_a_variable_of_the_driver_that_breaks_every_connection(
     result = await invoke(*words, DATABASE_URL="postgresql://u@127.0.0.1:1/x")
     assert result.status == 1
     assert "PGSSLMODE is 'no-verify', but must be one of disable" in result.error
+
+
+# Output that cannot be written
+
+
+class Output(NamedTuple):
+    """A standard output that takes nothing, and what is said of it."""
+
+    says: str
+    open: Callable[[], int]
+
+
+def _closed_pipe() -> int:
+    reading, writing = os.pipe()
+    os.close(reading)
+    return writing
+
+
+FULL = Output("No space left on device", lambda: os.open("/dev/full", os.O_WRONLY))
+PIPE = Output("Broken pipe", _closed_pipe)
+
+
+async def run_into(output: Output, database: Database, *arguments: str) -> Result:
+    """Runs the command with a standard output that takes nothing."""
+    descriptor = output.open()
+    with os.fdopen(descriptor, "wb") as stdout:
+        variables = {"PAYMENTS_DATABASE_URL": database.url("payments_migrator")}
+        process = await launch(*arguments, variables=variables, stdout=stdout)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            _, error = await process.communicate()
+    assert process.returncode is not None
+    return Result(process.returncode, "", error.decode())
+
+
+@pytest.mark.in_process  # docker takes what a container prints
+@pytest.mark.parametrize("output", [FULL, PIPE], ids=["full disk", "closed pipe"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["migrate"],
+        ["keys", "create", "shop", "--scope", auth.READ],
+        ["keys", "list"],
+        ["keys", "revoke", "1"],
+        ["purge"],
+        ["audit"],
+    ],
+    ids=" ".join,
+)
+async def test_output_that_cannot_be_written(
+    database: Database, output: Output, words: list[str]
+) -> None:
+    await database.key()
+    result = await run_into(output, database, *words)
+    assert (result.status, result.error) == (1, f"Error: standard output: {output.says}\n")
+    # A key that nobody has seen must not open anything.
+    assert len(await database.fetch("SELECT FROM api_keys")) == 1
+
+
+@pytest.mark.in_process  # docker takes what a container prints
+async def test_a_key_without_a_standard_output(database: Database) -> None:
+    command = [sys.executable, "-m", "payments", "keys", "create", "shop", "--scope", auth.READ]
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", '"$@" >&-', "sh", *command),
+        env=os.environ | {"PAYMENTS_DATABASE_URL": database.url("payments_migrator")},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, error = await process.communicate()
+    assert (process.returncode, error) == (1, b"Error: standard output is closed\n")
+    assert await database.fetch("SELECT FROM api_keys") == []
+
+
+@pytest.mark.in_process  # changes a file of the package
+async def test_a_file_that_cannot_be_read_is_named(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrate, "ROLES", tmp_path)
+    result = await invoke_on(database, "roles", user="postgres")
+    assert (result.status, result.error) == (1, f"Error: {tmp_path}: Is a directory\n")
 
 
 async def test_a_database_that_is_not_migrated(empty: Database) -> None:

@@ -2,15 +2,22 @@
 
 import asyncio
 import ctypes
+import struct
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from contextlib import suppress
 from pathlib import Path
+from socket import SO_LINGER, SOL_SOCKET
+from typing import Any
 
 import asyncpg
+import click
 import pytest
 
 from laptop.postgres import program
-from payments import config, database_url
+from payments import cli, config, database_url, upkeep
+from tests import command
+from tests.conftest import Database
 
 URL = "postgresql://payments_app@host/payments"
 PASSWORD = "hunter2"
@@ -50,6 +57,22 @@ def test_every_option_of_libpq_is_accepted_or_refused_by_name() -> None:
         *("sslnegotiation", "ssl_min_protocol_version", "ssl_max_protocol_version"),
         "target_session_attrs",
     }
+
+
+async def test_what_is_accepted_is_honoured(database: Database) -> None:
+    wanted = (
+        "&sslmode=disable&sslnegotiation=postgres&target_session_attrs=primary"
+        "&ssl_min_protocol_version=TLSv1.2&ssl_max_protocol_version=TLSv1.3&password=x"
+        "&options=-c%20work_mem%3D64MB"
+    )
+    url = database.url() + wanted
+    config.check_database(url)
+    config.check_here(url, {})
+    async with upkeep.connect(url) as connection:
+        assert await connection.fetchval("SHOW work_mem") == "64MB"
+    with pytest.raises(upkeep.Unreachable, match="standby"):
+        async with upkeep.connect(url.replace("=primary", "=standby")):
+            pass
 
 
 @pytest.mark.parametrize(
@@ -235,3 +258,69 @@ def test_files_that_are_not_what_they_should_be(
     _, other = _certificate(tmp_path / "other")
     with pytest.raises(config.SettingsError, match=f"{file} and the key {other} do not belong"):
         config.check_here(f"{URL}?sslcert={file}&sslkey={other}", {})
+
+
+# Who is blamed
+
+
+def said_by(work: Coroutine[Any, Any, None]) -> str:
+    """Returns what a command says when this fails."""
+    with pytest.raises(click.ClickException) as raised:
+        cli._run(work)
+    return raised.value.message
+
+
+async def test_a_failure_of_a_file_is_not_the_databases(database: Database, tmp_path: Path) -> None:
+    async def read() -> None:
+        async with upkeep.connect(database.url()):
+            (tmp_path / "none").read_text()
+
+    async def late() -> None:
+        async with upkeep.connect(database.url()):
+            raise TimeoutError
+
+    none = f"{tmp_path}/none: No such file or directory"
+    assert await asyncio.to_thread(said_by, read()) == none
+    assert await asyncio.to_thread(said_by, late()) == "it took too long"
+
+
+async def test_a_database_that_goes_away_in_the_middle_is_blamed(database: Database) -> None:
+    async def work() -> None:
+        async with upkeep.connect(database.url()) as connection, database.away():
+            await connection.fetch("SELECT 1")
+
+    said = await asyncio.to_thread(said_by, work())
+    assert said.startswith("PAYMENTS_DATABASE_URL: ")
+
+
+async def test_a_network_that_goes_away_in_the_middle_is_blamed(database: Database) -> None:
+    async def work() -> None:
+        outside: list[asyncio.StreamWriter] = []
+
+        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            inner, outer = await asyncio.open_unix_connection(
+                command.sockets(database.cluster) / ".s.PGSQL.5432"
+            )
+            outside.extend((writer, outer))
+            await asyncio.gather(_pass_on(reader, outer), _pass_on(inner, writer))
+
+        front = await asyncio.start_server(connected, "127.0.0.1", 0)
+        port = front.sockets[0].getsockname()[1]
+        url = f"postgresql://payments_app@127.0.0.1:{port}/{database.name}?sslmode=disable"
+        async with front, upkeep.connect(url) as connection:
+            assert await connection.fetchval("SELECT 1") == 1
+            for writer in outside:
+                no_wait = struct.pack("ii", 1, 0)  # the other end is reset, not ended
+                writer.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_LINGER, no_wait)
+                writer.transport.abort()
+            await connection.fetchval("SELECT 1")
+
+    said = await asyncio.to_thread(said_by, work())
+    assert said.startswith("PAYMENTS_DATABASE_URL: ")
+
+
+async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()

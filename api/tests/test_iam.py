@@ -455,6 +455,33 @@ async def test_no_token_goes_to_a_stranger(
 
 
 @pytest.mark.usefixtures("command")
+async def test_credentials_that_fail_are_not_blamed_on_the_database(
+    rds: Rds, endpoint: Endpoint
+) -> None:
+    endpoint.status = 500
+    variables = {
+        "PAYMENTS_DATABASE_URL": rds.url("payments", "payments_migrator"),
+        "PAYMENTS_DATABASE_IAM_REGION": REGION,
+    }
+    process = await launch("keys", "list", variables=variables)
+    _, error = await process.communicate()
+    assert process.returncode == 1
+    assert error.startswith(f"Error: {ENDPOINT} gives no credentials: HTTP Error 500".encode())
+
+
+async def test_readiness_names_credentials_that_fail(
+    start: Serve, database: Database, rds: Rds, endpoint: Endpoint
+) -> None:
+    endpoint.status = 500
+    url = rds.url(database.name, "payments_app")
+    served = await start(database_url=url, database_iam_region=REGION)
+    async with client(served, "x" * 43) as api:
+        answer = await api.send("GET", "/readyz")
+    assert answer.status_code == 503
+    assert answer.json()["detail"] == "The AWS credentials for the database cannot be had."
+
+
+@pytest.mark.usefixtures("command")
 async def test_the_commands_sign_in(database: Database, rds: Rds) -> None:
     for arguments, says in (
         (("migrate",), b"up to date"),
