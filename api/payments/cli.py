@@ -1,33 +1,22 @@
 """The command `payments`: serve, migrate, manage keys, and bring the old system's payments."""
 
-import asyncio
 import os
 import re
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime, timedelta
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn
 
 import asyncpg
 import click
 import msgspec
 
-from payments import __version__, auth, config, iam, migrate, queries, upkeep
+from payments import __version__, auth, config, migrate, queries
+from payments.command import database, load_settings, on_database, run
 from payments.legacy import commands
 from payments.upkeep import echo, echo_once
 
 # A command imports what it alone needs: loading the web server, metrics and traces takes longer
 # than most commands run.
-
-Result = TypeVar("Result")
-
-# What it means that the database refuses something, by its constraint.
-REFUSALS = {
-    "api_keys_client_name": (
-        "CLIENT must have 1 to 63 characters of a-z, 0-9, '.', '_' and '-', and begin with a"
-        " letter or a digit"
-    )
-}
 
 PURGE_ROWS = 1000  # a statement's worth: short locks, and progress that can be seen
 IMPOSSIBLE_ROWS = 10  # as many as fit into a message
@@ -62,7 +51,7 @@ def serve() -> None:
     from payments import logs, metrics_server, server, tracing
     from payments.app import Application
 
-    settings = _settings()
+    settings = load_settings()
     try:
         application = Application(settings)
     except config.SettingsError as error:
@@ -93,7 +82,7 @@ def roles(environment: str | None) -> None:
     \b
     payments roles --environment dev
     """
-    _run(migrate.apply_roles(*_database(), environment=environment))
+    run(migrate.apply_roles(*database(), environment=environment))
     echo("The roles are there.")
 
 
@@ -105,7 +94,7 @@ def migrate_command(dry_run: bool) -> None:
     Applies the SQL files that are not applied yet, each in a transaction of its own, waiting for
     locks no longer than two seconds at a time. Safe to run again, and from several places at once.
     """
-    names = _run(migrate.migrate(*_database(), dry_run=dry_run, report=echo))
+    names = run(migrate.migrate(*database(), dry_run=dry_run, report=echo))
     if not names:
         echo("The schema is up to date.")
 
@@ -144,13 +133,13 @@ def keys_create(client: str, scopes: tuple[str, ...], expires_in_days: int | Non
             # Printed before it is committed: a key that could not be printed does not exist.
             echo_once(await auth.create_key(connection, client, scopes, expires_at or None))
 
-    _on_database(work)
+    on_database(work)
 
 
 @keys.command("list")
 def keys_list() -> None:
     """List all keys there ever were; the keys themselves are not stored."""
-    rows = _on_database(auth.list_keys)
+    rows = on_database(auth.list_keys)
     form = "{:>6}  {:<20}  {:<9}  {:<20}  {:<20}  {}"
     echo(form.format("ID", "CLIENT", "STATE", "CREATED", "EXPIRES", "SCOPES"))
     for row in rows:
@@ -178,7 +167,7 @@ def _state(row: asyncpg.Record) -> str:
 @click.argument("id", type=int)
 def keys_revoke(id: int) -> None:
     """Revoke the key with the number ID (see `payments keys list`); felt within 30 seconds."""
-    client = _on_database(lambda connection: auth.revoke_key(connection, id))
+    client = on_database(lambda connection: auth.revoke_key(connection, id))
     if client is None:
         raise click.ClickException(f"there is no live key {id}")
     echo(f"Key {id} of {client} is revoked.")
@@ -199,7 +188,7 @@ def purge(retention_days: int) -> None:
     of POST /v1/consumptions are removed as long after they were used. Nothing is
     removed while a payment is deleted before it was created, or in the future: its times are false.
     """
-    total = _on_database(lambda connection: _purge(connection, timedelta(days=retention_days)))
+    total = on_database(lambda connection: _purge(connection, timedelta(days=retention_days)))
     echo(f"{total} payments removed.")
 
 
@@ -222,7 +211,7 @@ def audit_command(serve: bool, period_seconds: float) -> None:
 
     if serve:
         _serve_audit(period_seconds)
-    rows, breaches = _on_database(audit.once, audit.SESSION)
+    rows, breaches = on_database(audit.once, audit.SESSION)
     form = "{:<24}  {:>10}  {}"
     echo(form.format("INVARIANT", "BROKEN BY", "EXAMPLES"))
     for invariant, broken, examples in breaches:
@@ -234,7 +223,7 @@ def audit_command(serve: bool, period_seconds: float) -> None:
 def _serve_audit(period_seconds: float) -> NoReturn:
     from payments import audit, logs, server
 
-    settings = _settings()
+    settings = load_settings()
     # No load balancer sends to it, so that none must notice its end.
     settings = msgspec.structs.replace(settings, shutdown_delay_seconds=0.0)
     try:
@@ -293,60 +282,6 @@ async def _purge_all(connection: asyncpg.Connection, sql: str, before: datetime,
         if removed < PURGE_ROWS:
             return total
         echo(f"{total} {name} removed so far", err=True)
-
-
-def _settings() -> config.Settings:
-    try:
-        settings = config.load()
-        config.check_here(settings.database_url)
-        return settings
-    except config.SettingsError as error:
-        raise click.ClickException(str(error)) from None
-
-
-def _database() -> tuple[str, iam.Tokens | None]:
-    """Returns the settings that the commands for upkeep need: the URL, and what gives passwords."""
-    url = os.environ.get("PAYMENTS_DATABASE_URL")
-    region = os.environ.get("PAYMENTS_DATABASE_IAM_REGION", "")
-    if not url:
-        raise click.ClickException("PAYMENTS_DATABASE_URL is not set")
-    try:
-        config.check_database(url, region)
-        config.check_here(url)
-        return url, iam.password(url, region)
-    except config.SettingsError as error:
-        raise click.ClickException(str(error)) from None
-
-
-def _on_database(
-    work: Callable[[asyncpg.Connection], Awaitable[Result]], session: dict[str, str] | None = None
-) -> Result:
-    async def connect_and_work() -> Result:
-        async with upkeep.connect(*_database(), session) as connection:
-            if await connection.fetchval("SELECT pg_has_role('payments_owner', 'SET')"):
-                await connection.execute("SET ROLE payments_owner")
-            return await work(connection)
-
-    return _run(connect_and_work())
-
-
-def _run(work: Coroutine[Any, Any, Result]) -> Result:
-    try:
-        return asyncio.run(work)
-    except (migrate.MigrationError, auth.KeyLimitError, upkeep.Unreachable) as error:
-        raise click.ClickException(str(error)) from None
-    except asyncpg.CheckViolationError as error:
-        reason = REFUSALS.get(str(error.constraint_name), f"refused by {error.constraint_name}")
-        raise click.ClickException(reason) from None
-    except asyncpg.InsufficientPrivilegeError as error:
-        raise click.ClickException(
-            f"the user of PAYMENTS_DATABASE_URL may not do this ({error}): `roles` connects as the"
-            " administrator, other commands as payments_migrator"
-        ) from None
-    except asyncpg.PostgresError as error:
-        raise click.ClickException(f"PAYMENTS_DATABASE_URL: {error}") from None
-    except OSError as error:
-        raise click.ClickException(upkeep.failure(error)) from None
 
 
 main.add_command(commands.import_command)

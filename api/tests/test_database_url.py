@@ -15,7 +15,8 @@ import click
 import pytest
 
 from laptop.postgres import program
-from payments import cli, config, database_url, upkeep
+from payments import config, database_url, upkeep
+from payments.command import run
 from tests import command
 from tests.conftest import Database
 
@@ -266,7 +267,7 @@ def test_files_that_are_not_what_they_should_be(
 def said_by(work: Coroutine[Any, Any, None]) -> str:
     """Returns what a command says when this fails."""
     with pytest.raises(click.ClickException) as raised:
-        cli._run(work)
+        run(work)
     return raised.value.message
 
 

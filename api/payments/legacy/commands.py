@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import click
 
+from payments.command import on_database
 from payments.legacy.survey import (
     CHOOSE,
     FIELDS,
@@ -22,6 +23,7 @@ from payments.legacy.survey import (
     label,
     printable,
 )
+from payments.upkeep import echo
 
 if TYPE_CHECKING:
     from payments.legacy.importer import Comparison, Difference, Plan
@@ -189,7 +191,6 @@ def import_command(
     payments import --from old.sqlite3 --column payment=amount --status done=consumed
     payments import --from https://old.example.com/list
     """
-    from payments import cli
     from payments.legacy import importer
     from payments.legacy.report import Report, ReportError
     from payments.legacy.source import open_source
@@ -208,12 +209,12 @@ def import_command(
             back = take_back is not None
             first = await importer.write_report(connection, report, take_back=back)
         left_out = plan.kept + (0 if back else plan.back)
-        click.echo()
+        echo()
         for verdict, count in sorted(plan.counts.items()):
-            click.echo(f"{count:>12,} {verdict}")
+            echo(f"{count:>12,} {verdict}")
         _print_differences(first, err=True)
         if left_out:
-            click.echo(f"{left_out:,} rows cannot be imported; {report_name} lists them", err=True)
+            echo(f"{left_out:,} rows cannot be imported; {report_name} lists them", err=True)
         if missing := survey.layout_options():
             _propose(survey, plan, name, given, missing)
             raise importer.ImportFailed("nothing was imported: the source needs more options")
@@ -230,15 +231,15 @@ def import_command(
             )
         to_do = plan.forward + (plan.back if back else 0)
         if not to_do:
-            click.echo("Nothing to do.")
+            echo("Nothing to do.")
         elif dry_run:
-            click.echo(f"{to_do:,} payments would be imported or changed.")
+            echo(f"{to_do:,} payments would be imported or changed.")
         else:
             await importer.carry_out(connection, plan, take_back=back)
-            click.echo(f"{to_do:,} payments imported or changed.")
+            echo(f"{to_do:,} payments imported or changed.")
 
     with _failures(importer.ImportFailed, SourceError, ReportError):
-        cli._on_database(work)
+        on_database(work)
 
 
 @click.command("verify")
@@ -256,7 +257,6 @@ def verify_command(*, name: str, options: Options, allow_empty: bool, show: int)
     \b
     payments verify --from old.sqlite3
     """
-    from payments import cli
     from payments.legacy import importer
     from payments.legacy.source import open_source
 
@@ -265,23 +265,23 @@ def verify_command(*, name: str, options: Options, allow_empty: bool, show: int)
         return source.survey, await importer.verify(connection, source, show)
 
     with _failures(SourceError):
-        survey, compared = cli._on_database(work)
+        survey, compared = on_database(work)
         for warning in survey.warnings:
-            click.echo(f"Warning: {warning}.", err=True)
+            echo(f"Warning: {warning}.", err=True)
         _refuse(survey, options, allow_empty)
         if missing := survey.layout_options():
             raise SourceError(
                 f"{survey.where} needs more options to be compared: {command(missing)}"
             )
-    click.echo(f"{'':<10}{'old':>22}{'here':>22}")
+    echo(f"{'':<10}{'old':>22}{'here':>22}")
     for what, old in compared.old.items():
         here = compared.new[what]
         differs = "  differs" if old is not None and old != here else ""
-        click.echo(f"{what:<10}{_cell(old):>22}{_cell(here):>22}{differs}")
+        echo(f"{what:<10}{_cell(old):>22}{_cell(here):>22}{differs}")
     _print_differences(compared.first, err=False)
     if not compared.equal:
         raise click.ClickException(f"{compared.differences:,} payments differ")
-    click.echo(_no_difference(survey))
+    echo(_no_difference(survey))
 
 
 def _no_difference(survey: Survey) -> str:
@@ -307,9 +307,9 @@ def _refuse(survey: Survey, options: Options, allow_empty: bool) -> None:
 
 def _print_survey(survey: Survey, plan: "Plan") -> None:
     """Prints what was found, and what becomes of it."""
-    click.echo(f"{survey.where}: {survey.rows:,} rows read")
+    echo(f"{survey.where}: {survey.rows:,} rows read")
     for warning in survey.warnings:
-        click.echo(f"Warning: {warning}.", err=True)
+        echo(f"Warning: {warning}.", err=True)
     if not survey.rows:
         return
     rows = [("here", "there", "")]
@@ -346,9 +346,9 @@ def _field(field: str, survey: Survey, plan: "Plan") -> tuple[str, str]:
 
 def _print_table(rows: list[tuple[str, str, str]]) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
-    click.echo()
+    echo()
     for first, second, third in rows:
-        click.echo(f"  {first:<{widths[0]}}  {second:<{widths[1]}}  {third}".rstrip())
+        echo(f"  {first:<{widths[0]}}  {second:<{widths[1]}}  {third}".rstrip())
 
 
 def _propose(survey: Survey, plan: "Plan", name: str, given: list[str], missing: list[str]) -> None:
@@ -359,13 +359,13 @@ def _propose(survey: Survey, plan: "Plan", name: str, given: list[str], missing:
     if not words:
         return
     undecided = any(word.endswith(f"={CHOOSE}") for word in words)
-    click.echo(f"\nReplace {CHOOSE}, and this imports it:" if undecided else "\nThis imports it:")
+    echo(f"\nReplace {CHOOSE}, and this imports it:" if undecided else "\nThis imports it:")
     flags, source = command([*given, *words]), command([name])
     if MAKE in os.environ:
         quoted = shlex.quote(flags.replace("$", "$$"))
-        click.echo(f"\n  make import FROM={source} IMPORT_FLAGS={quoted}\n")
+        echo(f"\n  make import FROM={source} IMPORT_FLAGS={quoted}\n")
     else:
-        click.echo(f"\n  payments import --from {source} {flags}\n")
+        echo(f"\n  payments import --from {source} {flags}\n")
 
 
 def _words(options: Options) -> list[str]:
@@ -391,7 +391,7 @@ def _failures(*kinds: type[Exception]) -> Iterator[None]:
 def _print_differences(differences: Iterable["Difference"], *, err: bool) -> None:
     for number, id, what in differences:
         row = "-" if number is None else number
-        click.echo(f"  row {row}, id {'-' if id is None else id}: {what}", err=err)
+        echo(f"  row {row}, id {'-' if id is None else id}: {what}", err=err)
 
 
 def _cell(value: object) -> str:
