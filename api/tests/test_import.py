@@ -130,8 +130,10 @@ async def test_a_dry_run_changes_nothing(database: Database, import_: Import) ->
 
 
 async def test_an_empty_source(database: Database, import_: Import, verify: Import) -> None:
-    ok(await import_([]), "0 rows read", "Nothing to do.")
-    ok(await verify([]), "No difference.")
+    failed(await import_([]), "0 rows read", "has no payments", "--allow-empty")
+    failed(await verify([]), "has no payments", "--allow-empty")
+    ok(await import_([], "--allow-empty"), "0 rows read", "Nothing to do.")
+    ok(await verify([], "--allow-empty"), "No difference: there is no payment on either side.")
     assert await everything(database) == [(1, False)]
 
 
@@ -178,10 +180,14 @@ async def test_a_list_of_ids_and_statuses(
 ) -> None:
     path = tmp_path / "list.json"
     path.write_text(json.dumps([{"id": id, "status": status} for id, status, _, _ in OLD]))
-    ok(await import_(str(path)), "3 new")
+    failed(await import_(str(path)), "the source needs more options", "--without-payment")
+    failed(await verify(str(path)), "needs more options", "--without-payment")
+    assert await stored(database) == []
+    ok(await import_(str(path), "--without-payment"), "3 new")
     assert (await stored(database))[0][:4] == (1, "inserted", "{}", None)
-    ok(await import_(str(path)), "Nothing to do.")
-    ok(await verify(str(path)), "sum not there 0.00", "No difference.")
+    ok(await import_(str(path), "--without-payment"), "Nothing to do.")
+    result = await verify(str(path), "--without-payment")
+    ok(result, "sum not there 0.00", "No difference in id and status;", "no payment and data to")
     # The file knows more, and says so.
     failed(await verify(OLD), "row 1, id 1: its payment is 12.10, and null here")
 
@@ -189,7 +195,7 @@ async def test_a_list_of_ids_and_statuses(
 async def test_standard_input(database: Database, tmp_path: Path) -> None:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "payments", "import", "--from", "-"),
-        *("--report", str(tmp_path / "report.csv")),
+        *("--report", str(tmp_path / "report.csv"), "--without-payment"),
         env=os.environ | {"PAYMENTS_DATABASE_URL": database.url("payments_migrator")},
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
@@ -218,7 +224,7 @@ async def test_nothing_is_taken_if_a_row_cannot_be(
 ) -> None:
     result = await import_(BAD)
     failed(result, 'row 3, id 3: status must be inserted or consumed; it is "paid"')
-    failed(result, "4 cannot be taken", "report.csv", "nothing was imported", "--take-the-rest")
+    failed(result, "4 rows cannot be imported", "report.csv", "nothing was", "--take-the-rest")
     assert [row[:2] for row in report_of(tmp_path)] == [[str(n), str(n)] for n in (2, 3, 4, 5)]
     assert await everything(database) == [(1, False)]
 
@@ -241,10 +247,11 @@ async def test_an_id_that_occurs_twice(
 ) -> None:
     path = tmp_path / "list.json"
     path.write_text(json.dumps([{"id": id, "status": "inserted"} for id in (1, 2, 1, 3)]))
-    failed(await import_(str(path)), "row 1, id 1: another row has the same id", "row 3, id 1")
-    ok(await import_(str(path), "--take-the-rest"), "2 new", "2 refused")
+    options = (str(path), "--without-payment")
+    failed(await import_(*options), "row 1, id 1: another row has the same id", "row 3, id 1")
+    ok(await import_(*options, "--take-the-rest"), "2 new", "2 refused")
     assert [row[0] for row in await stored(database)] == [2, 3]
-    failed(await verify(str(path)), "2 payments differ")
+    failed(await verify(*options), "2 payments differ")
 
 
 async def test_ten_rows_are_shown_and_all_are_in_the_report(
@@ -255,10 +262,11 @@ async def test_ten_rows_are_shown_and_all_are_in_the_report(
     assert len(report_of(tmp_path)) == 30
 
 
-async def test_a_report_that_cannot_be_written(database: Database, import_: Import) -> None:
-    result = await import_(OLD, "--report", "/nowhere/report.csv")
-    assert result.status == 2
-    assert "/nowhere/report.csv" in result.error
+async def test_a_report_that_cannot_be_written(
+    database: Database, import_: Import, tmp_path: Path
+) -> None:
+    result = await import_(OLD, "--report", str(tmp_path / "none" / "report.csv"))
+    failed(result, "none/report.csv cannot be written: No such file or directory; nothing was")
     assert await stored(database) == []
 
 
@@ -340,8 +348,10 @@ async def test_an_id_that_the_old_system_gave_again(
 async def test_the_wrong_source_takes_nothing_back(database: Database, import_: Import) -> None:
     ok(await import_(OLD))
     before = await everything(database)
-    failed(await import_([]), "3 cannot be taken")
-    failed(await import_([], "--take-back", "2"), "took back 3 payments", "is it the right source?")
+    wrong = [(7, "inserted", None, 1)]
+    failed(await import_(wrong), "3 rows cannot be imported")
+    failed(await import_(wrong, "--take-back", "2"), "took back 3 payments", "the right source?")
+    failed(await import_([], "--take-back", "5"), "has no payments", "--allow-empty")
     assert await everything(database) == before
 
 

@@ -248,25 +248,27 @@ def test_nothing_is_written_into_the_file(tmp_path: Path) -> None:
 def test_another_table(tmp_path: Path) -> None:
     table = 'CREATE TABLE "my ""orders" (id INTEGER PRIMARY KEY, status TEXT)'
     path = sqlite_file(tmp_path / "old", [], table)
-    with pytest.raises(SourceError, match='no table payments; it has my "orders: name one with'):
-        read(path)
-    assert read(path, table='my "orders') == []
+    assert read(path, table='MY "orders') == read(path) == []
+    with pytest.raises(SourceError, match='has no table payments; it has my "orders'):
+        read(path, table="payments")
 
 
 def test_columns_that_have_no_place(tmp_path: Path) -> None:
     table = "CREATE TABLE payments (id INTEGER PRIMARY KEY, status TEXT, who TEXT, at TEXT)"
     path = sqlite_file(tmp_path / "old", [(1, "inserted", "x", "y")], table)
-    with pytest.raises(SourceError, match=r"no place for: at, who; .* --ignore at --ignore who"):
-        read(path)
-    assert len(read(path, ignored=("who", "at"))) == 1
+    opened = source(path)
+    assert len(list(opened.rows())) == 1
+    assert opened.survey.unknown == ["at", "who"]
+    opened = source(path, ignored=("Who", "at"), without_payment=True)
+    assert len(list(opened.rows())) == 1
+    assert opened.survey.layout_options() == []
 
 
 @pytest.mark.parametrize(
     ("table", "says"),
     [
-        ("CREATE TABLE payments (id INTEGER PRIMARY KEY)", "has no column status"),
-        ("CREATE TABLE payments (status TEXT)", "has no column id"),
-        ("CREATE TABLE payments (id INTEGER PRIMARY KEY, status) WITHOUT ROWID", "_rowid_"),
+        ("CREATE TABLE payments (id INTEGER PRIMARY KEY)", r"has table payments \(id\)"),
+        ("CREATE TABLE payments (status TEXT)", "has no table with id and status.* with --column"),
     ],
 )
 def test_a_table_of_another_kind(tmp_path: Path, table: str, says: str) -> None:
@@ -277,12 +279,12 @@ def test_a_table_of_another_kind(tmp_path: Path, table: str, says: str) -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "has no table payments; it has no table at all"),
+        (b"", "is empty: it has 0 bytes"),
         (b"SQLite format 3\0" + b"x" * 200, "not a database|malformed|unsupported"),
         (b"id,status\n1,inserted\n", "is no JSON array; it begins with 'id,status"),
         (b"<!doctype html>", "is no JSON array"),
         (b'{"id": 1}', "is no JSON array"),
-        (b"\xff\xfe[\0", "is no JSON array"),
+        (b"\xff\xfe[\0", "is encoded in UTF-16"),
         (b"   ", "is no JSON array; it begins with ''"),
         (b"[", "is cut off after 0 whole rows"),
         (b'[{"id": 1, "status": "inserted"}', "is cut off after 1 whole rows"),
@@ -293,7 +295,6 @@ def test_a_table_of_another_kind(tmp_path: Path, table: str, says: str) -> None:
         (b"[{'id': 1}]", "row 1 is cut off, or not JSON"),
         (b"[{'id': 1}," + b"x" * 2_000_000, "row 1 is not JSON"),
         (b"[" * 100_000, "nested too deep"),
-        (b'[{"id": 1, "status": "inserted", "who": 1}]', "row 1 has .* no place for: who"),
     ],
 )
 def test_a_file_that_is_no_source(tmp_path: Path, content: bytes, says: str) -> None:
@@ -306,7 +307,7 @@ def test_a_file_that_is_no_source(tmp_path: Path, content: bytes, says: str) -> 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="does not exist"):
         read(tmp_path / "none")
-    with pytest.raises(SourceError, match="is no file"):
+    with pytest.raises(SourceError, match="is not a file"):
         read(tmp_path)
 
 
@@ -316,7 +317,7 @@ def test_a_damaged_file(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[8192:] = b"\xff" * (len(content) - 8192)
     path.write_bytes(content)
-    with pytest.raises(SourceError, match="malformed"):
+    with pytest.raises(SourceError, match=r"damaged.*\.recover"):
         read(path)
 
 
@@ -345,7 +346,7 @@ def test_large_rows_of_sqlite_are_not_held_together(tmp_path: Path) -> None:
 
 def test_a_message_is_safe_on_a_terminal(tmp_path: Path) -> None:
     path = sqlite_file(
-        tmp_path / "old", table='CREATE TABLE payments (id, status, "\x1b]0;owned\x07")'
+        tmp_path / "old", table='CREATE TABLE payments (id, "\x1b]0;owned\x07")'
     )
     with pytest.raises(SourceError, match=r"\\x1b]0;owned\\x07"):
         read(path)
@@ -388,8 +389,8 @@ def test_rows_of_json(tmp_path: Path) -> None:
         ('{"id": 1.0, "status": "inserted"}', None, "id must be"),
         ('{"id": 1e3, "status": "inserted"}', None, "it is 1000.0"),
         (f'{{"id": {"9" * 5000}, "status": "inserted"}}', None, 'it is "9999'),
-        ('{"id": 1, "status": "inserted", "payment": NaN}', 1, "not JSON"),
-        ('{"id": 1, "status": "inserted", "payment": Infinity}', 1, "not JSON"),
+        ('{"id": 1, "status": "inserted", "payment": NaN}', 1, "must be a number, not NaN"),
+        ('{"id": 1, "status": "inserted", "payment": Infinity}', 1, "number, not Infinity"),
         ('{"id": 1, "status": "inserted", "payment": 0.30000000000000004}', 1, "two decimals"),
         ('{"id": 1, "status": "inserted", "payment": true}', 1, "must be a number"),
         ('{"id": 1, "status": "inserted", "payment": {}}', 1, "must be a number"),
@@ -509,7 +510,7 @@ def test_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
         (b"HTTP/1.0 204 Nothing\r\n\r\n", "answers 204"),
         (b"HTTP/1.0 302 There\r\nLocation: http://127.0.0.1:9/x\r\n\r\n", r"answers 302 .*9/x\)"),
         (whole(b"<html>"), "is no JSON array"),
-        (whole(b""), "is no JSON array"),
+        (whole(b""), "is empty: it has 0 bytes"),
         (whole(LIST[:-1], len(LIST)), "cut off|IncompleteRead"),
         (whole(LIST[:20], len(LIST)), "cut off|IncompleteRead"),
         (b"HTTP/1.0 200 OK\r\n\r\n" + LIST[:-1], "is cut off after 2 whole rows"),

@@ -25,7 +25,7 @@ SQLITE_LOCK_SECONDS = 30.0
 # Flask-SQLAlchemy calls the table of `class Payment` the first, and most people the second.
 USUAL_TABLES = ("payment", "payments")
 
-TABLES = "SELECT name, type, wr FROM pragma_table_list WHERE schema = 'main' ORDER BY name"
+TABLES = "SELECT name, type FROM pragma_table_list WHERE schema = 'main' ORDER BY name"
 
 # table_info would hide generated columns; 1 is what a virtual table hides itself.
 COLUMNS = "SELECT name FROM pragma_table_xinfo(?) WHERE hidden <> 1"
@@ -34,12 +34,12 @@ COLUMNS = "SELECT name FROM pragma_table_xinfo(?) WHERE hidden <> 1"
 _COPY = "make a copy as the file's owner, and import that: sqlite3 {0} '.backup copy.sqlite3'"
 _ADVICE = {
     sqlite3.SQLITE_BUSY: "a writer has held it for more than 30 s; try again, or " + _COPY,
-    sqlite3.SQLITE_CORRUPT: "it is damaged; sqlite3 {0} .recover | sqlite3 copy.sqlite3 saves what"
-    " can be saved",
     sqlite3.SQLITE_NOTADB: "it is encrypted, damaged, or no SQLite file",
     sqlite3.SQLITE_FULL: "the disk for temporary files is full; name another one in SQLITE_TMPDIR",
-    sqlite3.SQLITE_READONLY: "its last writer ended within a transaction, which only a writer can"
-    " undo: let the old system open it once, or " + _COPY,
+    sqlite3.SQLITE_READONLY_ROLLBACK: "its last writer ended within a transaction, which only a"
+    " writer can undo: let the old system open it once, or " + _COPY,
+    sqlite3.SQLITE_READONLY: "it has a write-ahead log, so that its directory must be writable: "
+    + _COPY,
     sqlite3.SQLITE_CANTOPEN: "it cannot be opened; if it has a write-ahead log, its directory must"
     " be writable: " + _COPY,
 }
@@ -51,7 +51,8 @@ class SqliteSource:
     def __init__(self, path: Path, options: Options) -> None:
         self.survey = Survey(options)
         self.survey.where = str(path)
-        self._path = path
+        # SQLite looks for what belongs to a file beside the file itself, not beside a link to it.
+        self._path = path.resolve()
         self._options = options
         self._total: int | None = None
 
@@ -61,19 +62,27 @@ class SqliteSource:
 
     def rows(self) -> Iterator[OldPayment]:
         """Reads the rows in the order of their rowid; a view's in its own."""
-        _check_owner(self._path)
         try:
-            with closing(self._connect()) as connection:
+            # Before SQLite opens it: to close a file gives up all locks of this process on it.
+            bare = self._is_without_log()
+            before = _state(self._path)
+            with closing(self._connect(bare)) as connection:
                 yield from self._rows(connection)
+            changed = bare and _state(self._path) != before
         except sqlite3.Error as error:
-            code = getattr(error, "sqlite_errorcode", 0)
-            advice = _ADVICE.get(code, _ADVICE.get(code & 0xFF, ""))
-            advice = advice.format(shlex.quote(str(self._path)))
-            raise SourceError(f"{self._path}: {error}" + (advice and f": {advice}")) from None
+            raise self._failed(error) from None
+        except OSError as error:
+            raise SourceError(f"{self._path}: {error.strerror}") from None
+        if changed:
+            raise SourceError(f"{self._path} was opened by a writer while it was read: try again")
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self, bare: bool) -> sqlite3.Connection:
+        """Opens the file; one without the log that it should have, as if nobody ever wrote it.
+
+        Otherwise SQLite would make a new log beside it, and leave that behind.
+        """
         connection = sqlite3.connect(
-            f"file:{quote(os.fsencode(self._path.absolute()))}?mode=ro",
+            f"file:{quote(os.fsencode(self._path))}?mode=ro" + ("&immutable=1" if bare else ""),
             uri=True,
             timeout=SQLITE_LOCK_SECONDS,
         )
@@ -83,8 +92,9 @@ class SqliteSource:
 
     def _rows(self, connection: sqlite3.Connection) -> Iterator[OldPayment]:
         survey = self.survey
+        self._check_whole(connection)
         table = self._table(connection)
-        survey.where = f"{self._path}, table {table}"
+        survey.where = f"{survey.where}, table {table}"
         survey.resolve(_columns(connection, table))
         for field in NEEDED:
             if field not in survey.columns:
@@ -94,37 +104,37 @@ class SqliteSource:
                     f" say which one it is with --column {field}=NAME"
                 )
         survey.seen.update(survey.columns)
-        self._check_whole(connection)
         sql = _select(connection, table, survey.columns)
         [version] = connection.execute("PRAGMA data_version").fetchone()
         [self._total] = connection.execute(sql.all).fetchone()
         given = ("payment" in survey.columns, "data" in survey.columns)
+        first = -(2**63)
         for row in _read_all(connection, sql.page):
+            if row[0] < first:
+                raise self._damaged(f"row {row[0]} follows row {first - 1}")
+            first = row[0] + 1
             survey.rows += 1
             yield self._from_sqlite(row, *given)
         [after] = connection.execute("PRAGMA data_version").fetchone()
         if after == version and survey.rows != self._total:
-            raise SourceError(
-                f"{survey.where} has {self._total:,} rows, of which {survey.rows:,} could be read:"
-                f" it is damaged; check it with PRAGMA integrity_check"
-            )
+            raise self._damaged(f"it has {self._total:,} rows, and {survey.rows:,} could be read")
 
     def _table(self, connection: sqlite3.Connection) -> str:
-        tables: dict[str, str] = {
+        kinds: dict[str, str] = {
             name: kind
-            for name, kind, _ in connection.execute(TABLES)
+            for name, kind in connection.execute(TABLES)
             if not name.startswith("sqlite_") and kind in {"table", "view", "virtual"}
         }
         if given := self._options.table:
-            for name in tables:
+            for name in kinds:
                 if name.casefold() == given.casefold():
                     return name
-            names = ", ".join(tables) or "no table at all"
+            names = ", ".join(kinds) or "no table at all"
             raise SourceError(f"{self._path} has no table {given}; it has {names}")
-        columns = {name: _columns(connection, name) for name in tables}
-        own = [name for name in tables if tables[name] == "table"]
-        fit = [name for name in own if self._fits(columns[name], proposed=False)] or [
-            name for name in own if self._fits(columns[name], proposed=True)
+        # Of a view, or a table of an extension, it may not even be possible to ask for the columns.
+        own = {name: _columns(connection, name) for name in kinds if kinds[name] == "table"}
+        fit = [name for name in own if self._fits(own[name], proposed=False)] or [
+            name for name in own if self._fits(own[name], proposed=True)
         ]
         chosen = [name for name in fit if name.casefold() in USUAL_TABLES] or fit
         if len(chosen) == 1:
@@ -135,7 +145,8 @@ class SqliteSource:
                 " Name one with --table"
             )
         found = "; ".join(
-            f"{tables[name]} {name} ({', '.join(names)})" for name, names in columns.items()
+            f"table {name} ({', '.join(own[name])})" if name in own else f"{kind} {name}"
+            for name, kind in kinds.items()
         )
         raise SourceError(
             f"{self._path} has no table with id and status; it has {found or 'no table at all'}."
@@ -151,27 +162,52 @@ class SqliteSource:
         )
 
     def _check_whole(self, connection: sqlite3.Connection) -> None:
-        """Refuses a file that is cut off or damaged: it can be read, with rows that never were."""
+        """Refuses a file whose last page is cut off: SQLite would read zeros in its place."""
         connection.execute("BEGIN")
         [pages] = connection.execute("PRAGMA page_count").fetchone()
         [page_bytes] = connection.execute("PRAGMA page_size").fetchone()
-        there = self._path.stat().st_size + _size(_beside(self._path, "-wal"))
-        if there < pages * page_bytes:
-            raise SourceError(
-                f"{self._path} is cut off: {there:,} bytes of {pages * page_bytes:,} are there."
-                " Copy it again"
-            )
-        for (message,) in connection.execute("PRAGMA quick_check"):
-            # Rows that break a constraint of the table are no damage.
-            if message.startswith("***"):
-                raise sqlite3.DatabaseError(message.splitlines()[-1])
+        self._check_size(pages * page_bytes)
         connection.execute("COMMIT")
-        if _writes_ahead(self._path) and not _beside(self._path, "-wal").exists():
-            self.survey.warnings.append(
-                f"{self._path} was used with a write-ahead log, and {self._path}-wal is not there."
-                " If this is a copy of a file in use, its newest payments are missing: copy it with"
-                f" sqlite3 {shlex.quote(str(self._path))} '.backup copy.sqlite3'"
+
+    def _check_size(self, expected: int) -> None:
+        there = self._path.stat().st_size + _size(_beside(self._path, "-wal"))
+        if there < expected:
+            raise SourceError(
+                f"{self._path} is cut off: {there:,} bytes of {expected:,} are there. Copy it again"
             )
+
+    def _is_without_log(self) -> bool:
+        """Returns whether the file had a write-ahead log and is here without it, and warns of that.
+
+        Raises:
+            SourceError: the log is here, and is another user's.
+        """
+        if not _writes_ahead(self._path):
+            return False
+        if _beside(self._path, "-wal").exists():
+            _check_owner(self._path)
+            return False
+        self.survey.warnings.append(
+            f"{self._path} was used with a write-ahead log, and {self._path}-wal is not there."
+            " If this is a copy of a file in use, its newest payments are missing: copy it with"
+            f" sqlite3 {shlex.quote(str(self._path))} '.backup copy.sqlite3'"
+        )
+        return True
+
+    def _failed(self, error: sqlite3.Error) -> SourceError:
+        code = getattr(error, "sqlite_errorcode", 0)
+        if code & 0xFF == sqlite3.SQLITE_CORRUPT:
+            self._check_size(_size_in_header(self._path))
+            return self._damaged(str(error))
+        advice = _ADVICE.get(code, _ADVICE.get(code & 0xFF, ""))
+        advice = advice.format(shlex.quote(str(self._path)))
+        return SourceError(f"{self._path}: {error}" + (advice and f": {advice}"))
+
+    def _damaged(self, how: str) -> SourceError:
+        return SourceError(
+            f"{self._path} is damaged ({how}): copy it again, or save what can be saved with"
+            f" sqlite3 {shlex.quote(str(self._path))} .recover | sqlite3 copy.sqlite3"
+        )
 
     def _from_sqlite(
         self, row: tuple[Any, ...], payment_given: bool, data_given: bool
@@ -253,7 +289,7 @@ def _check_owner(path: Path) -> None:
     Who opens a file with a write-ahead log makes its `-wal` and `-shm`, and leaves them behind.
     """
     owner = path.stat().st_uid
-    if _writes_ahead(path) and os.geteuid() not in {0, owner}:
+    if os.geteuid() not in {0, owner}:
         raise SourceError(
             f"{path} has a write-ahead log and belongs to user {owner}: if another user opens it,"
             " its owner may be locked out. Run this as its owner, or have the owner make a copy:"
@@ -262,8 +298,23 @@ def _check_owner(path: Path) -> None:
 
 
 def _writes_ahead(path: Path) -> bool:
+    return _header(path)[18:19] == b"\x02"
+
+
+def _size_in_header(path: Path) -> int:
+    header = _header(path)
+    page_bytes = int.from_bytes(header[16:18])
+    return int.from_bytes(header[28:32]) * (65536 if page_bytes == 1 else page_bytes)
+
+
+def _header(path: Path) -> bytes:
     with path.open("rb") as file:
-        return file.read(20)[18:19] == b"\x02"
+        return file.read(100)
+
+
+def _state(path: Path) -> tuple[int, int, bool]:
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size, _beside(path, "-wal").exists()
 
 
 def _beside(path: Path, suffix: str) -> Path:
