@@ -17,11 +17,13 @@ from payments.legacy.survey import SourceError
 HTTP_TIMEOUT_SECONDS = 60.0
 
 # How many there are in all, and what tells of a next page besides `Link`.
-_TOTALS = ("X-Total-Count", "X-Total", "Total-Count")
+_TOTALS = ("X-Total-Count", "X-Total", "Total-Count", "Total")
 _NEXT_PAGES = ("X-Next-Page", "Next-Page")
-_RANGE_TOTAL = re.compile(r"\w+ [0-9]+-[0-9]+/([0-9]+)")
-_LINK = re.compile(r'<([^>]*)>((?:\s*;\s*[\w*]+\s*=\s*(?:"[^"]*"|[^",;\s]*))*)')
-_RELATION = re.compile(r';\s*rel\s*=\s*(?:"([^"]*)"|([^;\s]*))', re.IGNORECASE)
+_RANGE_TOTAL = re.compile(r"(?:\S+\s+)?[0-9]+-[0-9]+/([0-9]+)")
+
+# RFC 8288, section 3: a target in angle brackets, then parameters, some of them without a value.
+_LINK = re.compile(r'<([^>]*)>((?:[^",]|"(?:[^"\\]|\\.)*")*)')
+_PARAMETER = re.compile(r';\s*([^\s=;"]+)\s*(?:=\s*(?:"((?:[^"\\]|\\.)*)"|([^";\s]*)))?')
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -35,7 +37,10 @@ class UrlInput:
     """The address of a list."""
 
     def __init__(self, url: str, *, follow_pages: bool) -> None:
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            raise SourceError("the address is none: check its host") from None
         if parts.password is not None or parts.username is not None:
             raise SourceError(
                 "the address must not hold a password, which others on this machine could read:"
@@ -123,9 +128,9 @@ class UrlInput:
 def _link_to_next(headers: Message) -> str | None:
     for value in headers.get_all("Link", []):
         for target, parameters in _LINK.findall(value):
-            relation = _RELATION.search(parameters)
-            if relation and "next" in (relation[1] or relation[2]).lower().split():
-                return str(target)
+            for name, quoted, plain in _PARAMETER.findall(parameters):
+                if name.lower() == "rel" and "next" in (quoted or plain).lower().split():
+                    return str(target)
     return None
 
 

@@ -23,19 +23,34 @@ JSON_ROW_LIMIT = 1024 * 1024  # characters; a row that is not whole by then is n
 
 SHOWN = 60  # characters of what is no list
 
+
+def _utf_16(encoding: str) -> str:
+    return (
+        f"is encoded in {encoding}: give it in UTF-8, as iconv --from-code {encoding} --to-code"
+        " UTF-8 FILE | payments import --from - does"
+    )
+
+
 _FIRST_ARRAY = re.compile(r'"(\w+)"\s*:\s*\[')
 _SPACE = re.compile(r"[ \t\n\r]*")
 
-# The first bytes of what is no JSON, what it is, and the command that makes JSON of it.
-_ENCODINGS = (
-    ((b"\x1f\x8b",), "is compressed with gzip", "gunzip --stdout"),
-    ((b"(\xb5/\xfd",), "is compressed with zstd", "zstd --decompress --stdout"),
-    ((b"PK\x03\x04",), "is a ZIP archive", "unzip -p"),
+# What an answer, or an object in the place of an array, says of a next page.
+_NEXT_PAGE = re.compile(
+    r'"(next\w*|has_?(?:more|next)\w*)"\s*:\s*+(?!null|false|""|\[\]|\{\})', re.IGNORECASE
+)
+
+# How what is no JSON begins, what it is, and what to do.
+_OTHERS = (
+    (rb"SQLite format 3\0", "is a SQLite file: give its name, not its content"),
+    (rb"\x1f\x8b", "is compressed with gzip: decompress it with gunzip, and import the result"),
     (
-        (b"\xff\xfe", b"\xfe\xff", b"[\0", b"\0["),
-        "is encoded in UTF-16",
-        "iconv --from-code UTF-16 --to-code UTF-8",
+        rb"\x28\xb5\x2f\xfd",
+        "is compressed with zstd: decompress it with unzstd, and import the result",
     ),
+    (rb"PK\x03\x04", "is a ZIP archive: decompress it with unzip, and import what was in it"),
+    (rb"\xff\xfe|\xfe\xff", _utf_16("UTF-16")),
+    (rb"[^\0]\0", _utf_16("UTF-16LE")),
+    (rb"\0[^\0]", _utf_16("UTF-16BE")),
 )
 
 
@@ -115,27 +130,43 @@ class JsonSource:
         """Reads the elements in their order."""
         survey = self.survey
         try:
-            for page in self._input.pages():
-                self._size = page.size
-                with closing(page.stream) as stream:
-                    for value, text in _Array(self._input.name, self._chunks(stream)).elements():
-                        survey.rows += 1
-                        yield self._from_json(survey.rows, value, text)
+            for value, text in self._elements():
+                survey.rows += 1
+                yield self._from_json(survey.rows, value, text)
         except (OSError, http.client.HTTPException) as error:
-            reason = str(error) or type(error).__name__
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise SourceError(f"{self._input.name}: {reason} (after {survey.rows} rows)") from None
         self._input.check(survey.rows)
+
+    def _elements(self) -> Iterator[tuple[object, str]]:
+        begin: str | None = ""  # the first row of the page before; None if it had no row
+        for page in self._input.pages():
+            self._size = page.size
+            first: str | None = None
+            with closing(page.stream) as stream:
+                for value, text in _Array(self._input.name, self._chunks(stream)).elements():
+                    if first is None and text == begin:
+                        raise self._no_end()
+                    first = first or text
+                    yield value, text
+            if first is None is begin:
+                raise self._no_end()
+            begin = first
+
+    def _no_end(self) -> SourceError:
+        """Returns the error of a server that does not look at which page it is asked for."""
+        return SourceError(
+            f"{self._input.name}: two pages begin with the same row, or have none; give the address"
+            " of a list of all"
+        )
 
     def _chunks(self, stream: BinaryIO) -> Iterator[str]:
         decoder = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape")
         if not (chunk := stream.read(JSON_CHUNK_BYTES)):
             raise SourceError(f"{self._input.name} is empty: it has 0 bytes")
-        for beginnings, what, program in _ENCODINGS:
-            if chunk.startswith(beginnings):
-                raise SourceError(
-                    f"{self._input.name} {what}: give it as {program} FILE | payments import"
-                    " --from -"
-                )
+        for beginning, what in _OTHERS:
+            if re.match(beginning, chunk, re.DOTALL):
+                raise SourceError(f"{self._input.name} {what}")
         while chunk:
             self._bytes_read += len(chunk)
             yield decoder.decode(chunk)
@@ -163,7 +194,7 @@ class JsonSource:
             if isinstance(constant := value.get(payment), _Constant):
                 raise InvalidRequest(f"`payment` must be a number, not {constant}.")
             # Read once more, this time by the rules of the API and with numbers as they stand.
-            fields = models.decode(text.encode("utf-8", "surrogateescape"), dict[str, Raw])
+            fields = _fields(value, text)
             if payment in fields and (value_given := models.value(fields[payment])) is not None:
                 amount = count_cents(value_given)
             if data in fields:
@@ -173,6 +204,26 @@ class JsonSource:
         reason = fault(id, status, given, wrong)
         old = OldPayment(number, id, status, payment in value, amount, document, reason)
         return old if reason is None else refused(old, given)
+
+
+def _fields(value: dict[str, object], text: str) -> dict[str, Raw]:
+    try:
+        return models.decode(text.encode("utf-8", "surrogateescape"), dict[str, Raw])
+    except Problem as error:
+        for name, held in value.items():
+            if constant := _constant_in(held):
+                raise InvalidRequest(f"`{name}` is not JSON: it holds {constant}.") from None
+        raise InvalidRequest(str(error).replace("The body", "The row")) from None
+
+
+def _constant_in(value: object) -> "_Constant | None":
+    if isinstance(value, _Constant):
+        return value
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return next(filter(None, map(_constant_in, value)), None)
+    return None
 
 
 class _Constant(str):
@@ -210,10 +261,15 @@ class _Array:
 
     def _no_array(self) -> SourceError:
         begin = self._text[self._position :]
-        if member := _FIRST_ARRAY.search(begin) if begin.startswith("{") else None:
+        if begin.startswith("{") and (more := _NEXT_PAGE.search(begin)):
             return SourceError(
-                f"{self._name} is an object, not an array; give its array alone, as"
-                f" jq '.{member[1]}' FILE | payments import --from - does"
+                f"{self._name} is one page of several: it has {more[1]}. Give one array of all"
+                " pages' payments"
+            )
+        if begin.startswith("{") and (member := _FIRST_ARRAY.search(begin)):
+            return SourceError(
+                f"{self._name} is an object, not an array; give its array alone, and of all pages,"
+                f" as jq '.{member[1]}' FILE | payments import --from - does"
             )
         return SourceError(f"{self._name} is no JSON array; it begins with {begin[:SHOWN]!r}")
 

@@ -31,7 +31,7 @@ class Report:
         self.name = name
         self._beside: Path | None = None
         with self._failing():
-            self._path = Path(name).resolve()
+            self._path = Path(name)
             self._file = self._open(source)
             self._writer = csv.writer(self._file)
             self.write(HEAD)
@@ -77,15 +77,16 @@ class Report:
         if self.name == "-":
             return sys.stdout
         for ending in ("", "-wal", "-shm", "-journal"):
-            with suppress(FileNotFoundError):
-                if self._path.samefile(source + ending):
+            with suppress(OSError):  # one of them is not there, or the source is an address
+                if self._path.samefile(os.path.realpath(source) + ending):
                     raise ReportError(
                         f"the report {self.name} is the source itself: name another file with"
                         " --report"
                     )
         path = self._path
         if path.is_file() or not path.exists():
-            path = self._beside = path.with_name(f"{path.name}.{os.getpid()}.new")
+            self._path = path.resolve()
+            path = self._beside = self._path.with_name(f"{self._path.name}.{os.getpid()}.new")
         return path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
 
     @contextmanager

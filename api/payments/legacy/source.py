@@ -1,6 +1,7 @@
 """Finds out what the operator named: an address, a SQLite file, or a list as JSON."""
 
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -10,6 +11,8 @@ from payments.legacy.json_list import FileInput, JsonSource, StandardInput
 from payments.legacy.row import OldPayment
 from payments.legacy.sqlite_file import MAGIC, SqliteSource
 from payments.legacy.survey import Options, SourceError, Survey
+
+_GIVE = "give a SQLite file, a JSON file, or an http(s) address"
 
 
 class Source(Protocol):
@@ -41,12 +44,13 @@ def open_source(name: str, options: Options) -> Source:
     if name == "-":
         return JsonSource(StandardInput(), options)
     path = Path(name)
-    if not path.is_file():
-        what = "is not a file" if path.exists() else "does not exist"
-        raise SourceError(f"{name} {what}: give a SQLite file, a JSON file, or an http(s) address")
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise SourceError(f"{name} is not a file: {_GIVE}")
         with path.open("rb") as file:
             start = file.read(len(MAGIC))
+    except FileNotFoundError:
+        raise SourceError(f"{name} does not exist: {_GIVE}") from None
     except OSError as error:
         raise SourceError(f"{name}: {error.strerror}") from None
     if start == MAGIC:
