@@ -58,14 +58,6 @@ def json_file(path: Path, text: str | bytes) -> Path:
 NOBODY = 65534
 
 
-@pytest.fixture
-def shared() -> Iterator[Path]:
-    """A directory in which every user may write, below none that is closed to them."""
-    with tempfile.TemporaryDirectory() as name:
-        Path(name).chmod(0o777)
-        yield Path(name)
-
-
 @contextmanager
 def without_privileges() -> Iterator[None]:
     """Works as a user for whom permissions count: root would be let in everywhere."""
@@ -77,6 +69,20 @@ def without_privileges() -> Iterator[None]:
     finally:
         if root:
             os.seteuid(0)
+
+
+@contextmanager
+def unprivileged_directory() -> Iterator[Path]:
+    """Makes a directory of that user, below none that is closed to it."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o777)
+        with without_privileges():
+            directory = Path(name) / "directory"
+            directory.mkdir()
+        try:
+            yield directory
+        finally:
+            directory.chmod(0o700)
 
 
 @pytest.mark.parametrize(
@@ -112,3 +118,36 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         read(tmp_path / "none")
     with pytest.raises(SourceError, match="is not a file"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("name", [b"old.sqlite3-\xff", b"o'ld \xc3\xa9?#%41.sqlite3"])
+def test_a_name_of_any_bytes(tmp_path: Path, name: bytes) -> None:
+    path = sqlite_file(tmp_path / "old", [(1, "inserted", None, None)])
+    path = path.rename(tmp_path / os.fsdecode(name))
+    opened = source(path)
+    assert len(list(opened.rows())) == 1
+    assert opened.survey.where.isprintable()
+    with pytest.raises(SourceError, match="has no table x"):
+        read(path, table="x")
+    path.write_text("[]")
+    assert read(path) == []
+    assert source(path).survey.where.isprintable()
+
+
+def test_what_is_closed_to_the_user() -> None:
+    with unprivileged_directory() as directory, without_privileges():
+        path = json_file(directory / "list", "[]")
+        path.chmod(0)
+        with pytest.raises(SourceError, match="list: Permission denied"):
+            read(path)
+        path.chmod(0o600)
+        directory.chmod(0)
+        with pytest.raises(SourceError, match="list: Permission denied"):
+            read(path)
+
+
+def test_what_looks_encrypted(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="is neither a SQLite file nor JSON: it is encrypted"):
+        read(json_file(tmp_path / "old", bytes(range(250, 0, -1)) * 16))
+    with pytest.raises(SourceError, match="it is encrypted, damaged, or no SQLite file"):
+        read(json_file(tmp_path / "old", b"SQLite format 3\0" + bytes(range(255, 0, -1)) * 16))

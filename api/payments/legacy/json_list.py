@@ -16,7 +16,7 @@ from msgspec import Raw
 from payments import models
 from payments.errors import InvalidRequest, Problem
 from payments.legacy.row import OldPayment, checked, count_cents, fault, refused
-from payments.legacy.survey import Options, SourceError, Survey
+from payments.legacy.survey import Options, SourceError, Survey, printable
 
 JSON_CHUNK_BYTES = 64 * 1024
 JSON_ROW_LIMIT = 1024 * 1024  # characters; a row that is not whole by then is no row
@@ -32,6 +32,7 @@ def _utf_16(encoding: str) -> str:
 
 
 _FIRST_ARRAY = re.compile(r'"(\w+)"\s*:\s*\[')
+_BINARY = re.compile("[\0-\x08\x0e-\x1f\udc80-\udcff]")
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 # What an answer, or an object in the place of an array, says of a next page.
@@ -115,7 +116,7 @@ class JsonSource:
 
     def __init__(self, source: Input, options: Options) -> None:
         self.survey = Survey(options)
-        self.survey.where = source.name
+        self.survey.where = printable(source.name)
         self._input = source
         self._size: int | None = None
         self._bytes_read = 0
@@ -270,6 +271,11 @@ class _Array:
             return SourceError(
                 f"{self._name} is an object, not an array; give its array alone, and of all pages,"
                 f" as jq '.{member[1]}' FILE | payments import --from - does"
+            )
+        if _BINARY.search(begin[:SHOWN]):
+            return SourceError(
+                f"{self._name} is neither a SQLite file nor JSON: it is encrypted, damaged, or of"
+                " another kind"
             )
         return SourceError(f"{self._name} is no JSON array; it begins with {begin[:SHOWN]!r}")
 

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from payments.errors import Problem
 from payments.legacy.row import OldPayment, cents, document, fault, refused
-from payments.legacy.survey import COLUMN_PROPOSALS, FIELDS, Options, SourceError, Survey
+from payments.legacy.survey import COLUMN_PROPOSALS, FIELDS, Options, SourceError, Survey, printable
 
 MAGIC = b"SQLite format 3\0"
 NEEDED = ("id", "status")
@@ -32,16 +32,18 @@ COLUMNS = "SELECT name FROM pragma_table_xinfo(?) WHERE hidden <> 1"
 
 # What a failure means, by SQLite's extended code, and what to do. {0} is the file, quoted.
 _COPY = "make a copy as the file's owner, and import that: sqlite3 {0} '.backup copy.sqlite3'"
+_LOG = (
+    "it has a write-ahead log, so that its directory must be writable: import it as a user who may"
+    " write there or, if no program uses it, copy it together with {0}-wal and import the copy"
+)
 _ADVICE = {
     sqlite3.SQLITE_BUSY: "a writer has held it for more than 30 s; try again, or " + _COPY,
     sqlite3.SQLITE_NOTADB: "it is encrypted, damaged, or no SQLite file",
     sqlite3.SQLITE_FULL: "the disk for temporary files is full; name another one in SQLITE_TMPDIR",
     sqlite3.SQLITE_READONLY_ROLLBACK: "its last writer ended within a transaction, which only a"
     " writer can undo: let the old system open it once, or " + _COPY,
-    sqlite3.SQLITE_READONLY: "it has a write-ahead log, so that its directory must be writable: "
-    + _COPY,
-    sqlite3.SQLITE_CANTOPEN: "it cannot be opened; if it has a write-ahead log, its directory must"
-    " be writable: " + _COPY,
+    sqlite3.SQLITE_READONLY: _LOG,
+    sqlite3.SQLITE_CANTOPEN: _LOG,
 }
 
 
@@ -50,7 +52,7 @@ class SqliteSource:
 
     def __init__(self, path: Path, options: Options) -> None:
         self.survey = Survey(options)
-        self.survey.where = str(path)
+        self.survey.where = printable(str(path))
         # SQLite looks for what belongs to a file beside the file itself, not beside a link to it.
         self._path = path.resolve()
         self._options = options
