@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import pty
+import shlex
 import struct
 import sys
 import termios
@@ -22,7 +23,8 @@ from payments.legacy.row import OldPayment
 from payments.legacy.survey import Options, Survey
 from tests.conftest import CLIENT, Api, Database
 from tests.test_cli import Result, invoke, invoke_on, run_on
-from tests.test_sources import source, sqlite_file
+from tests.test_http_list import http_server, page, whole
+from tests.test_sources import json_file, script, source, sqlite_file, write_ahead
 
 pytestmark = pytest.mark.in_process  # a container does not see the files to import
 
@@ -262,12 +264,203 @@ async def test_ten_rows_are_shown_and_all_are_in_the_report(
     assert len(report_of(tmp_path)) == 30
 
 
-async def test_a_report_that_cannot_be_written(
+# What is missing, and what is said of it
+
+
+AMOUNTS = """
+CREATE TABLE payment (id INTEGER PRIMARY KEY, status TEXT, amount REAL);
+INSERT INTO payment VALUES (1, 'inserted', 12.5), (2, 'consumed', NULL);
+"""
+
+
+async def test_the_command_that_it_proposes_imports_it(
+    database: Database, import_: Import, verify: Import, tmp_path: Path
+) -> None:
+    path = str(script(tmp_path / "old file", AMOUNTS))
+    failed(await verify(path), "needs more options to be compared: --column payment=amount")
+    result = await import_(path)
+    failed(result, "needs more options")
+    assert await stored(database) == []
+    [line] = [line for line in result.output.splitlines() if "payments import --from" in line]
+    assert "--column payment=amount" in line
+    ok(await invoke_on(database, *shlex.split(line)[1:]), "2 payments imported")
+    assert [row[3] for row in await stored(database)] == ["12.50", None]
+    columns = ("--column", "payment=amount")
+    result = await verify(path, *columns)
+    ok(result, "sum 12.50 12.50", "No difference in id and status and payment; the source has no")
+    changed = AMOUNTS.replace("12.5", "13.5")
+    path = str(script(tmp_path / "changed", changed))
+    failed(await verify(path, *columns), "id 1: its payment is 13.50, and 12.50 here")
+
+
+async def test_values_are_not_left_behind_unsaid(
     database: Database, import_: Import, tmp_path: Path
 ) -> None:
-    result = await import_(OLD, "--report", str(tmp_path / "none" / "report.csv"))
-    failed(result, "none/report.csv cannot be written: No such file or directory; nothing was")
+    table = "CREATE TABLE payment (id INTEGER PRIMARY KEY, status TEXT, cash REAL)"
+    path = str(script(tmp_path / "old", table, "INSERT INTO payment VALUES (1, 'inserted', 12.5)"))
+    failed(await import_(path), "--column payment=CHOOSE", "Replace CHOOSE, and this imports it:")
+    failed(await import_(path, "--ignore", "cash"), "--without-payment")
     assert await stored(database) == []
+    ok(await import_(path, "--ignore", "cash", "--without-payment"), "1 payments imported")
+
+
+async def test_a_generated_column_arrives(
+    database: Database, import_: Import, verify: Import, tmp_path: Path
+) -> None:
+    amount = "payment REAL GENERATED ALWAYS AS (json_extract(data, '$.amount'))"
+    table = f"CREATE TABLE payment (id INTEGER PRIMARY KEY, status TEXT, data JSON, {amount})"
+    insert = """INSERT INTO payment (status, data) VALUES ('inserted', '{"amount": 12.5}')"""
+    path = str(script(tmp_path / "old", table, insert))
+    ok(await import_(path), "1 payments imported")
+    assert [row[3] for row in await stored(database)] == ["12.50"]
+    ok(await verify(path), "sum 12.50 12.50", "No difference.")
+
+
+async def test_a_view_is_read_like_its_table(
+    database: Database, import_: Import, verify: Import, tmp_path: Path
+) -> None:
+    ok(await import_(OLD))
+    before = await everything(database)
+    path = tmp_path / "old"
+    script(path, "CREATE VIEW seen AS SELECT * FROM payments")
+    view = (str(path), "--table", "seen")
+    ok(await import_(*view, "--take-back", "5"), "3 rows read", "Nothing to do.")
+    ok(await verify(*view), "payments 3 3", "No difference.")
+    script(path, "DELETE FROM payments")
+    for options in ([], ["--take-back", "5"], ["--dry-run"]):
+        failed(await import_(*view, *options), "has no payments", "--allow-empty")
+    failed(await verify(*view), "has no payments")
+    assert await everything(database) == before
+    ok(await import_(*view, "--take-back", "5", "--allow-empty"), "3 gone")
+
+
+async def test_only_one_page_is_not_imported(database: Database, import_: Import) -> None:
+    with http_server(
+        {
+            "/list": page(1, "/list?page=2&token=hunter2"),
+            "/list?page=2&token=hunter2": page(3, "/rest"),
+            "/rest": page(5),
+        }
+    ) as (url, _):
+        failed(await import_(url, "--without-payment"), "one page of several", "--follow-pages")
+        assert await stored(database) == []
+        ok(await import_(url, "--without-payment", "--follow-pages"), "6 payments imported")
+    assert [row[0] for row in await stored(database)] == [1, 2, 3, 4, 5, 6]
+
+
+async def test_a_token_in_the_address_is_never_printed(import_: Import, verify: Import) -> None:
+    body = b'[{"id": 1, "status": "inserted"}, {"id": 2, "status": "done"}]'
+    for answer in (whole(body), whole(b"[]"), whole(body[:20]), b"HTTP/1.0 404 None\r\n\r\n"):
+        with http_server(answer) as (url, _):
+            secret = f"{url}?token=hunter2"
+            for result in (
+                await import_(secret),
+                await import_(secret, "--without-payment"),
+                await import_(secret, "--without-payment", "--status", "done=consumed"),
+                await verify(secret),
+                await verify(secret, "--without-payment"),
+            ):
+                assert url in result.output + result.error
+                assert "hunter2" not in result.output + result.error
+
+
+async def test_a_file_whose_name_is_not_utf_8(database: Database, tmp_path: Path) -> None:
+    path = sqlite_file(tmp_path / "old", [(1, "done", None, 1)])
+    name = str(path.rename(tmp_path / os.fsdecode(b"old-\xff\x1b")))
+    report = ("--report", str(tmp_path / os.fsdecode(b"report-\xff")))
+    result = await run_on(database, "import", "--from", name, *report)
+    failed(result, "--status done=consumed", r"old-\xdcff\x1b")
+    status = ("--status", "done=consumed")
+    ok(await run_on(database, "import", "--from", name, *report, *status), "1 payments imported")
+    ok(await run_on(database, "verify", "--from", name, *status), "No difference.")
+    failed(await run_on(database, "verify", "--from", f"{name}-"), "does not exist")
+
+
+# The report
+
+
+@pytest.mark.parametrize("directory", ["none", "list.json"])
+async def test_a_report_in_a_directory_that_is_none(
+    database: Database, import_: Import, tmp_path: Path, directory: str
+) -> None:
+    (tmp_path / "list.json").write_text("[]")
+    result = await import_(OLD, "--report", str(tmp_path / directory / "report.csv"))
+    failed(result, f"{directory}/report.csv cannot be written: No", "nothing was imported")
+    assert await stored(database) == []
+
+
+@pytest.mark.parametrize("ending", ["", "-wal"])
+@pytest.mark.parametrize("how", ["path", "symlink", "hardlink", "both"])
+@pytest.mark.parametrize("option", ["--dry-run", "--take-the-rest"])
+async def test_a_report_that_is_the_source(  # noqa: PLR0917
+    database: Database, import_: Import, tmp_path: Path, ending: str, how: str, option: str
+) -> None:
+    source = write_ahead(tmp_path / "old", OLD)
+    report = Path(f"{source}{ending}")
+    before = {path: path.read_bytes() for path in (source, Path(f"{source}-wal"))}
+    if how == "hardlink":
+        report = tmp_path / "link"
+        report.hardlink_to(f"{source}{ending}")
+    if how in {"symlink", "both"}:
+        report = tmp_path / "link"
+        report.symlink_to(f"{source}{ending}")
+    if how == "both":
+        source = tmp_path / "directory" / "old"
+        source.parent.mkdir()
+        source.symlink_to(tmp_path / "old")
+    result = await import_(str(source), option, "--report", str(report))
+    failed(result, f"the report {report} is the source itself", "--report")
+    assert {path: path.read_bytes() for path in before} == before
+    assert await stored(database) == []
+
+
+@pytest.mark.parametrize("rows", [0, 1000])
+async def test_a_report_on_a_full_disk(database: Database, import_: Import, rows: int) -> None:
+    bad = [(n, "no", None, None) for n in range(10, rows + 10)]
+    result = await import_([*OLD, *bad], "--take-the-rest", "--report", "/dev/full")
+    failed(result, "/dev/full cannot be written: No space left on device; nothing was imported")
+    assert await stored(database) == []
+
+
+async def test_a_failed_run_keeps_the_earlier_report(
+    database: Database, import_: Import, tmp_path: Path
+) -> None:
+    ok(await import_(BAD, "--take-the-rest"))
+    report = tmp_path / "report.csv"
+    before = report.read_bytes()
+    for wrong in ([], str(tmp_path / "none"), str(json_file(tmp_path / "list", "[{}"))):
+        failed(await import_(wrong))
+        assert report.read_bytes() == before
+    # A file may grow to 512 bytes or 1 KiB, as the shell counts: the same as a disk that is full.
+    path = sqlite_file(tmp_path / "old", [(n, "no", None, None) for n in range(1, 500)])
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", 'ulimit -f 1; exec "$@"', "sh", sys.executable, "-m", "payments", "import"),
+        *("--from", str(path), "--report", str(report)),
+        env=os.environ | {"PAYMENTS_DATABASE_URL": database.url("payments_migrator")},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, error = await process.communicate()
+    assert b"report.csv cannot be written: File too large; nothing was imported" in error
+    assert process.returncode == 1
+    assert report.read_bytes() == before
+    assert {found.name for found in tmp_path.iterdir()} == {"list", "old", "report.csv"}  # noqa: ASYNC240
+
+
+async def test_a_report_behind_a_link(import_: Import, tmp_path: Path) -> None:
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "report.csv").symlink_to(tmp_path / "reports" / "last.csv")
+    for _ in range(2):
+        failed(await import_(BAD))
+        assert (tmp_path / "report.csv").is_symlink()
+        assert len(report_of(tmp_path)) == 4
+
+
+@pytest.mark.parametrize("name", ["-", "/dev/stdout"])
+async def test_the_report_on_standard_output(database: Database, tmp_path: Path, name: str) -> None:
+    path = sqlite_file(tmp_path / "old", BAD)
+    result = await run_on(database, "import", "--from", str(path), "--report", name)
+    failed(result, "row,id,reason", "2,2,status must be", "nothing was imported")
 
 
 # What changes between two runs
@@ -348,7 +541,7 @@ async def test_an_id_that_the_old_system_gave_again(
 async def test_the_wrong_source_takes_nothing_back(database: Database, import_: Import) -> None:
     ok(await import_(OLD))
     before = await everything(database)
-    wrong = [(7, "inserted", None, 1)]
+    wrong: Rows = [(7, "inserted", None, 1)]
     failed(await import_(wrong), "3 rows cannot be imported")
     failed(await import_(wrong, "--take-back", "2"), "took back 3 payments", "the right source?")
     failed(await import_([], "--take-back", "5"), "has no payments", "--allow-empty")

@@ -1,6 +1,7 @@
 """What an operator may name as a source; and how the tests make and read one."""
 
 import os
+import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator
@@ -31,6 +32,25 @@ def sqlite_file(path: Path, rows: list[tuple[Any, ...]] = [], table: str = TABLE
         if rows:
             marks = ", ".join("?" * len(rows[0]))
             connection.executemany(f"INSERT INTO payments VALUES ({marks})", rows)  # noqa: S608
+    return path
+
+
+def script(path: Path, *statements: str) -> Path:
+    """Makes a file by a script."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(";".join(statements))
+    return path
+
+
+def write_ahead(path: Path, rows: list[tuple[Any, ...]]) -> Path:
+    """Makes a file whose rows are all in its write-ahead log, as a killed process leaves it."""
+    with closing(sqlite3.connect(sqlite_file(path.with_name("made")))) as old:
+        old.execute("PRAGMA journal_mode = wal")
+        with old:
+            old.executemany("INSERT INTO payments VALUES (?, ?, ?, ?)", rows)
+        for ending in ("", "-wal"):
+            shutil.copy(f"{path.with_name('made')}{ending}", f"{path}{ending}")
+    path.with_name("made").unlink()
     return path
 
 

@@ -4,7 +4,6 @@ import json
 import math
 import os
 import re
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -28,10 +27,12 @@ from tests.test_sources import (
     in_tmp_path,
     read,
     row,
+    script,
     source,
     sqlite_file,
     unprivileged_directory,
     without_privileges,
+    write_ahead,
 )
 
 
@@ -211,13 +212,6 @@ def test_what_is_in_the_write_ahead_log_is_read(tmp_path: Path) -> None:
 
 # As Flask-SQLAlchemy makes it of `class Payment(db.Model)`.
 MVP = "CREATE TABLE payment (id INTEGER NOT NULL, status VARCHAR(10), PRIMARY KEY (id))"
-
-
-def script(path: Path, *statements: str) -> Path:
-    """Makes a file by a script."""
-    with closing(sqlite3.connect(path)) as connection:
-        connection.executescript(";".join(statements))
-    return path
 
 
 def test_the_table_of_the_real_mvp(tmp_path: Path) -> None:
@@ -408,18 +402,6 @@ def test_the_write_ahead_log_stays_while_it_is_read(
     subprocess.run([sys.executable, "-c", WRITE, path], check=True)
     assert (tmp_path / "old-wal").exists()
     assert [left.id for left in rows] == [2, 3, 4, 5, 6]
-
-
-def write_ahead(path: Path, rows: list[tuple[Any, ...]]) -> Path:
-    """Makes a file whose rows are all in its write-ahead log, as a killed process leaves it."""
-    with closing(sqlite3.connect(sqlite_file(path.with_name("made")))) as old:
-        old.execute("PRAGMA journal_mode = wal")
-        with old:
-            old.executemany("INSERT INTO payments VALUES (?, ?, ?, ?)", rows)
-        for ending in ("", "-wal"):
-            shutil.copy(f"{path.with_name('made')}{ending}", f"{path}{ending}")
-    path.with_name("made").unlink()
-    return path
 
 
 def test_a_link_to_a_file_with_a_write_ahead_log(tmp_path: Path) -> None:
