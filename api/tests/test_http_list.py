@@ -227,7 +227,13 @@ def test_a_token_in_the_address_is_not_said() -> None:
             read(f"{url}?token={secret}", follow_pages=True)
         assert url in str(refused.value)
         assert secret not in str(refused.value)
-    for url in ("http://[::1/list", "http://old:x/list", "http://127.0.0.1:1/list", "http:// /"):
+    for url in (
+        "http://[::1/list",
+        "http://old:x/list",
+        "http://127.0.0.1:1/list",
+        "http:// /",
+        "ftp://old",
+    ):
         with pytest.raises(SourceError) as refused:
             read(f"{url}?token={secret}")
         assert secret not in str(refused.value)

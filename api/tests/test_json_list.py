@@ -47,15 +47,19 @@ def test_rows_of_json(tmp_path: Path) -> None:
         ('{"id": 1.0, "status": "inserted"}', None, "id must be"),
         ('{"id": 1e3, "status": "inserted"}', None, "it is 1000.0"),
         (f'{{"id": {"9" * 5000}, "status": "inserted"}}', None, 'it is "9999'),
-        ('{"id": 1, "status": "inserted", "payment": NaN}', 1, "must be a number, not NaN"),
-        ('{"id": 1, "status": "inserted", "payment": Infinity}', 1, "number, not Infinity"),
+        ('{"id": 1, "status": "inserted", "payment": NaN}', 1, "`payment` is not JSON: NaN"),
+        (
+            '{"id": 1, "status": "inserted", "payment": Infinity}',
+            1,
+            "`payment` is not JSON: Infinity",
+        ),
         ('{"id": 1, "status": "inserted", "payment": [NaN]}', 1, "`payment` is not JSON"),
         (
             '{"id": 1, "status": "inserted", "fee": {"a": NaN}}',
             1,
-            "`fee` is not JSON: it holds",
+            "`fee` is not JSON: NaN",
         ),
-        ('{"id": 1, "status": "inserted", "fee": "\\ud800"}', 1, "The row"),
+        ('{"id": 1, "status": "inserted", "fee": "\\ud800"}', 1, "`fee` must not hold half"),
         ('{"id": 1, "status": "inserted", "payment": 0.30000000000000004}', 1, "two decimals"),
         ('{"id": 1, "status": "inserted", "payment": true}', 1, "must be a number"),
         ('{"id": 1, "status": "inserted", "payment": {}}', 1, "must be a number"),
@@ -93,7 +97,10 @@ def test_the_name_of_a_field_counts_in_any_case_and_may_be_another(tmp_path: Pat
     opened = source(path, columns={"payment": "Amount"}, statuses={"done": "consumed"})
     first, second = opened.rows()
     assert first == row(1, status="consumed", cents=100, data=None)
-    assert (second.payment_given, second.reason) == (False, "`note` is not JSON: it holds NaN.")
+    assert (second.payment_given, second.reason) == (
+        False,
+        "`note` is not JSON: NaN is no JSON value.",
+    )
     assert opened.survey.unknown == ["note"]
     # Not told, it proposes.
     opened = source(path)

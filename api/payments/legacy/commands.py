@@ -193,7 +193,7 @@ def import_command(
     """
     from payments.legacy import importer
     from payments.legacy.report import Report, ReportError
-    from payments.legacy.source import open_source
+    from payments.legacy.source import open_source, printed
 
     given = _words(options)
     if report_name != DEFAULT_REPORT and MAKE not in os.environ:
@@ -216,7 +216,7 @@ def import_command(
         if left_out:
             echo(f"{left_out:,} rows cannot be imported; {report_name} lists them", err=True)
         if missing := survey.layout_options():
-            _propose(survey, plan, name, given, missing)
+            _propose(survey, plan, printed(name), given, missing)
             raise importer.ImportFailed("nothing was imported: the source needs more options")
         if take_back is not None and plan.back > take_back:
             raise importer.ImportFailed(
@@ -224,7 +224,7 @@ def import_command(
                 f" {take_back}: nothing was imported; is it the right source?"
             )
         if left_out and not take_the_rest:
-            _propose(survey, plan, name, given, [])
+            _propose(survey, plan, printed(name), given, [])
             raise importer.ImportFailed(
                 "nothing was imported: fix these rows in a copy of the source, or leave them out"
                 " with --take-the-rest"

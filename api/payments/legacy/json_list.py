@@ -192,8 +192,6 @@ class JsonSource:
         wrong: str | None = None
         payment, data = (columns.get(field, field) for field in ("payment", "data"))
         try:
-            if isinstance(constant := value.get(payment), _Constant):
-                raise InvalidRequest(f"`payment` must be a number, not {constant}.")
             # Read once more, this time by the rules of the API and with numbers as they stand.
             fields = _fields(value, text)
             if payment in fields and (value_given := models.value(fields[payment])) is not None:
@@ -210,27 +208,13 @@ class JsonSource:
 def _fields(value: dict[str, object], text: str) -> dict[str, Raw]:
     try:
         return models.decode(text.encode("utf-8", "surrogateescape"), dict[str, Raw])
-    except Problem as error:
+    except Problem:
         for name, held in value.items():
-            if constant := _constant_in(held):
-                raise InvalidRequest(f"`{name}` is not JSON: it holds {constant}.") from None
-        raise InvalidRequest(str(error).replace("The body", "The row")) from None
-
-
-def _constant_in(value: object) -> "_Constant | None":
-    if isinstance(value, _Constant):
-        return value
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list):
-        return next(filter(None, map(_constant_in, value)), None)
-    return None
-
-
-class _Constant(str):
-    """NaN or Infinity, which Python's parser takes and JSON does not have."""
-
-    __slots__ = ()
+            try:
+                models.decode(json.dumps(held).encode(), Raw)
+            except Problem as error:
+                raise InvalidRequest(str(error).replace("The body", f"`{name}`")) from None
+        raise
 
 
 class _Array:
@@ -242,7 +226,7 @@ class _Array:
         self._text = ""
         self._position = 0
         self._count = 0
-        self._decoder = json.JSONDecoder(parse_int=_integer, parse_constant=_Constant)
+        self._decoder = json.JSONDecoder(parse_int=_integer)
 
     def elements(self) -> Iterator[tuple[object, str]]:
         """Gives each element, read without care for numbers, and its text."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from payments.legacy.http_list import UrlInput
+from payments.legacy.http_list import UrlInput, public
 from payments.legacy.json_list import FileInput, JsonSource, StandardInput
 from payments.legacy.row import OldPayment
 from payments.legacy.sqlite_file import MAGIC, SqliteSource
@@ -31,6 +31,11 @@ class Source(Protocol):
         """
 
 
+def printed(name: str) -> str:
+    """Returns the name of a source as it may be printed: the query of an address can be secret."""
+    return public(name) if "://" in name else name
+
+
 def open_source(name: str, options: Options) -> Source:
     """Returns the source of this name: a URL, a file, or `-` for standard input.
 
@@ -46,11 +51,11 @@ def open_source(name: str, options: Options) -> Source:
     path = Path(name)
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise SourceError(f"{name} is not a file: {_GIVE}")
+            raise SourceError(f"{printed(name)} is not a file: {_GIVE}")
         with path.open("rb") as file:
             start = file.read(len(MAGIC))
     except FileNotFoundError:
-        raise SourceError(f"{name} does not exist: {_GIVE}") from None
+        raise SourceError(f"{printed(name)} does not exist: {_GIVE}") from None
     except OSError as error:
         raise SourceError(f"{name}: {error.strerror}") from None
     if start == MAGIC:
