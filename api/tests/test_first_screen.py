@@ -140,3 +140,59 @@ async def test_any_status_can_be_named(
     assert name in {word.rpartition("=")[0] for word in shlex.split(printed)}
     taken = await invoke_on(database, "import", "--from", old, *options, "--status", option)
     assert taken.status == 0, taken.error
+
+
+async def test_rows_that_leave_out_what_is_null(database: Database, tmp_path: Path) -> None:
+    path = tmp_path / "list.json"
+    path.write_text(
+        '[5, {"id": 1}, {"id": 2, "state": "done"}, {"id": 3, "state": "inserted", "amount": 1}]'
+    )
+    options = ("--column", "status=state", "--column", "payment=amount")
+    statuses = ("--status", "done=consumed", "--status", "null=inserted")
+    result = await invoke_on(
+        database, "import", "--from", str(path), *options, *statuses, "--take-the-rest"
+    )
+    assert result.status == 0, result.error
+    assert "1 values; 1.00 to 1.00, sum 1.00; 2 absent" in result.output
+    rows = await database.fetch("SELECT id, status::text, payment::text FROM payments ORDER BY id")
+    assert [tuple(row) for row in rows] == [
+        (1, "inserted", None),
+        (2, "consumed", None),
+        (3, "inserted", "1.00"),
+    ]
+    again = await invoke_on(database, "import", "--from", str(path))
+    assert " ".join(options) in again.output  # although the first row has neither
+    wrong = await invoke_on(database, "import", "--from", str(path), "--column", "payment=valor")
+    assert wrong.status == 1
+    assert "has no valor, which --column payment=valor names; it has amount, id, state" in (
+        wrong.error
+    )
+
+
+@pytest.mark.parametrize("command", ["import", "verify"])
+async def test_payments_that_are_said_not_to_be_there(
+    database: Database, old: str, command: str
+) -> None:
+    options = ("--column", "payment=amount", "--column", "status=state", "--without-payment")
+    result = await invoke_on(database, command, "--from", old, *options)
+    assert result.status == 1
+    assert "has payments: leave out --without-payment" in result.error
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "json"])
+async def test_a_payment_that_is_left_behind(database: Database, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "old"
+    if kind == "json":
+        path.write_text('[{"id": 1, "status": "inserted", "payment": 5}]')
+    else:
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute("CREATE TABLE payment (id, status, payment)")
+            connection.execute("INSERT INTO payment VALUES (1, 'inserted', 5)")
+    options = ("--from", str(path), "--ignore", "payment")
+    refused = await invoke_on(database, "import", *options)
+    assert refused.status == 1
+    assert "--without-payment" in refused.output
+    taken = await invoke_on(database, "import", *options, "--without-payment")
+    assert taken.status == 0, taken.error
+    [row] = await database.fetch("SELECT payment FROM payments")
+    assert row["payment"] is None

@@ -285,18 +285,18 @@ def verify_command(*, name: str, options: Options, allow_empty: bool, show: int)
 
 
 def _no_difference(survey: Survey) -> str:
-    compared = [field for field in FIELDS if field in survey.seen]
+    compared = [field for field in FIELDS if field in survey.columns]
     if not survey.rows:
         return "No difference: there is no payment on either side."
     if len(compared) == len(FIELDS):
         return "No difference."
-    others = " and ".join(field for field in FIELDS if field not in survey.seen)
+    others = " and ".join(field for field in FIELDS if field not in survey.columns)
     return f"No difference in {' and '.join(compared)}; the source has no {others} to compare."
 
 
 def _refuse(survey: Survey, options: Options, allow_empty: bool) -> None:
     """Refuses a source that the options cannot be meant for."""
-    if options.without_payment and "payment" in survey.seen:
+    if options.without_payment and "payment" in survey.columns:
         raise SourceError(f"{survey.where} has payments: leave out --without-payment")
     if not survey.rows and not allow_empty:
         raise SourceError(
@@ -331,7 +331,7 @@ def _print_survey(survey: Survey, plan: "Plan") -> None:
 
 def _field(field: str, survey: Survey, plan: "Plan") -> tuple[str, str]:
     """Returns where a field comes from, and what is known about its values."""
-    if field not in survey.seen:
+    if field not in survey.columns:
         return "-", {"payment": "null", "data": "{}"}.get(field, "")
     there = printable(survey.columns[field])
     if field != "payment":

@@ -9,14 +9,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from msgspec import Raw
 
 from payments import models
 from payments.errors import InvalidRequest, Problem
 from payments.legacy.row import OldPayment, checked, count_cents, fault, refused
-from payments.legacy.survey import Options, SourceError, Survey, printable
+from payments.legacy.survey import FIELDS, Options, SourceError, Survey, printable
 
 JSON_CHUNK_BYTES = 64 * 1024
 JSON_ROW_LIMIT = 1024 * 1024  # characters; a row that is not whole by then is no row
@@ -138,6 +138,8 @@ class JsonSource:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise SourceError(f"{self._input.name}: {reason} (after {survey.rows} rows)") from None
         self._input.check(survey.rows)
+        if survey.rows:
+            survey.check_given()
 
     def _elements(self) -> Iterator[tuple[object, str]]:
         begin: str | None = ""  # the first row of the page before; None if it had no row
@@ -180,28 +182,26 @@ class JsonSource:
             nothing = OldPayment(number, None, None, False, None, None, f"it is no object: {text}")
             return refused(nothing, None)
         if survey.is_new(value):
-            if number == 1:
-                survey.resolve(value)
             survey.meet(value)
-            survey.seen.update(f for f, name in survey.columns.items() if name in value)
-        columns = survey.columns
-        id, given = (value.get(columns.get(field, field)) for field in ("id", "status"))
+        # A field without a column is in no row: None is the name of nothing in JSON.
+        names: list[Any] = [survey.columns.get(field) for field in FIELDS]
+        id, given, payment, _ = (value.get(name) for name in names)
         status = survey.status(given)
         amount: int | None = None
         document: str | None = None
         wrong: str | None = None
-        payment, data = (columns.get(field, field) for field in ("payment", "data"))
+        _, _, payment_name, data_name = names
         try:
             # Read once more, this time by the rules of the API and with numbers as they stand.
             fields = _fields(value, text)
-            if payment in fields and (value_given := models.value(fields[payment])) is not None:
-                amount = count_cents(value_given)
-            if data in fields:
-                document = checked(bytes(fields[data]))
+            if payment is not None:
+                amount = count_cents(str(models.value(fields[payment_name])))
+            if data_name in fields:
+                document = checked(bytes(fields[data_name]))
         except Problem as error:
             wrong = str(error)
         reason = fault(id, status, given, wrong)
-        old = OldPayment(number, id, status, payment in value, amount, document, reason)
+        old = OldPayment(number, id, status, payment_name in value, amount, document, reason)
         return old if reason is None else refused(old, given)
 
 

@@ -97,15 +97,15 @@ class SqliteSource:
         self._check_whole(connection)
         table = self._table(connection)
         survey.where = f"{survey.where}, table {table}"
-        survey.resolve(_columns(connection, table))
+        names = _columns(connection, table)
+        survey.meet(names)
+        survey.check_given()
         for field in NEEDED:
             if field not in survey.columns:
-                names = ", ".join(_columns(connection, table))
                 raise SourceError(
-                    f"{survey.where} has no column {field}; it has {names}:"
+                    f"{survey.where} has no column {field}; it has {', '.join(names)}:"
                     f" say which one it is with --column {field}=NAME"
                 )
-        survey.seen.update(survey.columns)
         sql = _select(connection, table, survey.columns)
         [version] = connection.execute("PRAGMA data_version").fetchone()
         [self._total] = connection.execute(sql.all).fetchone()

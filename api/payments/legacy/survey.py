@@ -61,8 +61,7 @@ class Survey:
 
     def __init__(self, options: Options) -> None:
         self.where = ""  # the file or address, and the table
-        self.columns: dict[str, str] = {}  # a payment's field -> its name in the source
-        self.seen: set[str] = set()  # the fields that the source, or any row of it, has
+        self.columns: dict[str, str] = {}  # each field that there is -> its name in the source
         self.unknown: list[str] = []
         self.statuses: Counter[str] = Counter()
         self.warnings: list[str] = []
@@ -70,44 +69,46 @@ class Survey:
         self._options = options
         self._names: set[str] = set()  # those that are known to have a place, or none
 
-    def resolve(self, names: Iterable[str]) -> None:
+    def meet(self, names: Iterable[str]) -> None:
         """Decides which of these names becomes which field; a name counts in any case.
 
         Raises:
-            SourceError: a name that the operator gave is not among them.
+            SourceError: there is no end of names.
         """
-        by_case = {name.casefold(): name for name in names}
-        for field, name in self._options.columns.items():
-            if name.casefold() not in by_case:
-                raise SourceError(
-                    f"{self.where} has no {name}, which --column {field}={name} names; it has"
-                    f" {', '.join(sorted(by_case.values()))}"
-                )
-            self.columns[field] = by_case[name.casefold()]
-        for field in FIELDS:
-            taken = {name.casefold() for name in self.columns.values()}
-            for name in (field, *COLUMN_PROPOSALS[field]):
-                if field not in self.columns and name in by_case and name not in taken:
-                    self.columns[field] = by_case[name]
-        self.meet(by_case.values())
+        unseen = sorted(set(names) - self._names)
+        self._names.update(unseen)
+        ignored = {name.casefold() for name in self._options.ignored}
+        new = [name for name in unseen if name.casefold() not in ignored]
+        given = self._options.columns
+        for field in sorted(FIELDS, key=lambda field: field not in given):
+            if field not in self.columns:
+                likely = (given[field],) if field in given else (field, *COLUMN_PROPOSALS[field])
+                self._take(field, likely, new)
+        placed = self.columns.values()
+        self.unknown += [name for name in new if name not in placed]
+        if len(self.unknown) > NAMES_LIMIT:
+            raise SourceError(f"{self.where} has more than {NAMES_LIMIT} different fields")
 
-    def meet(self, names: Iterable[str]) -> None:
-        """Notes the names of a row that have no place in a payment.
+    def _take(self, field: str, likely: Iterable[str], names: Iterable[str]) -> None:
+        by_case = {name.casefold(): name for name in names}
+        for name in likely:
+            found = by_case.get(name.casefold())
+            if found is not None and found not in self.columns.values():
+                self.columns[field] = found
+                return
+
+    def check_given(self) -> None:
+        """Refuses a name that the operator gave and that the source does not have.
 
         Raises:
-            SourceError: two rows name the same field differently, or there is no end of names.
+            SourceError: there is one.
         """
-        ignored = {name.casefold() for name in self._options.ignored}
-        for name in sorted(set(names) - self._names):
-            self._names.add(name)
-            if name in self.columns.values() or name.casefold() in ignored:
-                continue
-            if name in FIELDS and name not in self.columns:
-                self.columns[name] = name
-                continue
-            self.unknown.append(name)
-            if len(self.unknown) > NAMES_LIMIT:
-                raise SourceError(f"{self.where} has more than {NAMES_LIMIT} different fields")
+        for field, name in self._options.columns.items():
+            if field not in self.columns:
+                raise SourceError(
+                    f"{self.where} has no {name}, which --column {field}={name} names; it has"
+                    f" {', '.join(sorted(self._names))}"
+                )
 
     def is_new(self, names: Collection[str]) -> bool:
         """Returns whether `meet` does not know all of these names."""
@@ -142,7 +143,7 @@ class Survey:
         words = []
         for field, name in self.proposed_columns.items():
             words += ["--column", f"{field}={name}"]
-        lacks_payment = "payment" not in self.seen and not self._options.without_payment
+        lacks_payment = "payment" not in self.columns and not self._options.without_payment
         if lacks_payment and self.unknown:
             # One of the unknown may be it: to propose that all be ignored would lose the values.
             return [*words, "--column", f"payment={CHOOSE}"]
