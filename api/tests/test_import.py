@@ -7,11 +7,13 @@ import json
 import os
 import pty
 import shlex
+import sqlite3
 import struct
 import sys
 import termios
 import tracemalloc
 from collections.abc import Callable, Coroutine
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -332,6 +334,18 @@ async def test_a_view_is_read_like_its_table(
     failed(await verify(*view), "has no payments")
     assert await everything(database) == before
     ok(await import_(*view, "--take-back", "5", "--allow-empty"), "3 gone")
+
+
+async def test_a_copy_that_may_be_old_is_told(
+    import_: Import, verify: Import, tmp_path: Path
+) -> None:
+    path = sqlite_file(tmp_path / "old", OLD)
+    with closing(sqlite3.connect(path)) as old:
+        old.execute("PRAGMA journal_mode = wal")
+    for result in (await import_(str(path)), await verify(str(path))):
+        ok(result)
+        assert "Warning: " in result.error
+        assert "If this is a copy of a file in use, its newest payments are missing" in result.error
 
 
 async def test_only_one_page_is_not_imported(database: Database, import_: Import) -> None:
