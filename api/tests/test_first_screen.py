@@ -1,8 +1,12 @@
 """The first import of an unknown file: it prints what it found, and the command that works."""
 
+import asyncio
+import json
+import os
 import re
 import shlex
 import sqlite3
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -68,7 +72,8 @@ async def test_what_only_the_operator_knows_is_left_open(database: Database, old
     result = await invoke_on(database, "import", "--from", old)
     assert "Replace CHOOSE" in result.output
     assert "--column payment=CHOOSE" in result.output  # not --ignore kwota, which loses it
-    assert "--ignore" not in result.output
+    assert "--ignore kwota" not in result.output
+    assert "If the source has no values: --without-payment" in result.output
     assert "refunded=CHOOSE" in result.output
     left = await invoke_on(
         database, "import", "--from", old, "--column", "status=state", "--ignore", "kwota",
@@ -101,15 +106,18 @@ async def test_by_make_it_prints_a_command_for_make(
         ("--status=done=paid", "is not OLD=inserted or OLD=consumed"),
         ("--status==inserted", "is not OLD=inserted or OLD=consumed"),
         ("--status=inserted=consumed", "does not name a status of the old system's own"),
-        ('--status="x=inserted', "does not name a status of the old system's own"),
+        ('--status="x=inserted', "begins with a quote, and is no JSON string"),
+        ('--status={"x"}=inserted', "does not exist"),
+        ("--status=x=inserted --status=x=consumed", "'x' is given twice"),
+        ('--ignore="x', "begins with a quote, and is no JSON string"),
         ("--column=amount", "is not FIELD=NAME, with id or status or payment or data"),
         ("--column=amount=payment", "is not FIELD=NAME"),
         ("--column=payment=", "is not FIELD=NAME"),
     ],
 )
 async def test_an_option_that_names_nothing(database: Database, option: str, says: str) -> None:
-    result = await invoke_on(database, "import", "--from", "old.sqlite3", option)
-    assert result.status == 2
+    result = await invoke_on(database, "import", "--from", "none", *option.split())
+    assert result.status == (1 if says == "does not exist" else 2)
     assert says in " ".join(result.error.split())
 
 
@@ -196,3 +204,207 @@ async def test_a_payment_that_is_left_behind(database: Database, tmp_path: Path,
     assert taken.status == 0, taken.error
     [row] = await database.fetch("SELECT payment FROM payments")
     assert row["payment"] is None
+
+
+def json_file(path: Path, text: str) -> str:
+    """Makes a list."""
+    path.write_text(text)
+    return str(path)
+
+
+CLASHES = {
+    "amount, then payment": (
+        '{"id": 1, "status": "paid", "amount": 10}, {"id": 2, "status": "paid", "payment": 20}',
+        "row 2 has no amount, but payment: give the field one name in all rows",
+    ),
+    "Status, then status": (
+        '{"id": 1, "Status": "consumed", "payment": 1}, {"id": 2, "status": "consumed"}',
+        "row 2 has no Status, but status: give the field one name in all rows",
+    ),
+    "no status in any row": (
+        '{"id": 1, "payment": 1, "consumed": true}',
+        "has no status; it has consumed, id, payment: say which one it is with --column status",
+    ),
+    "no id in any row": ('{"status": "inserted", "payment": 1}', "has no id; it has payment"),
+}
+
+
+@pytest.mark.parametrize("name", CLASHES)
+async def test_rows_that_do_not_agree(database: Database, tmp_path: Path, name: str) -> None:
+    rows, says = CLASHES[name]
+    path = json_file(tmp_path / "list", f"[{rows}]")
+    result = await invoke_on(database, "import", "--from", path)
+    assert result.status == 1
+    assert says in result.error
+    assert "--ignore" not in result.output
+
+
+async def test_amounts_that_are_cents(database: Database, tmp_path: Path) -> None:
+    rows = ", ".join(
+        f'{{"id": {n}, "status": "inserted", "payment": {n}00, "data": 0}}' for n in range(1, 11)
+    )
+    path = json_file(tmp_path / "list", f"[{rows}]")
+    look = await invoke_on(database, "import", "--from", path, "--dry-run")
+    assert "say --payment-in-cents" in look.error
+    taken = await invoke_on(database, "import", "--from", path, "--payment-in-cents")
+    assert taken.status == 0, taken.error
+    assert "say --payment-in-cents" not in taken.error
+    [row] = await database.fetch("SELECT sum(payment)::text FROM payments")
+    assert row["sum"] == "55.00"
+    verified = await invoke_on(database, "verify", "--from", path, "--payment-in-cents")
+    assert verified.output.endswith("No difference.\n")
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("12.5", "whole number of cents from 0 to 9999999, not 12.5"),
+        ("-1", "not -1"),
+        ("10000000", "not 10000000"),
+        ('"12,50"', 'not "12,50"'),
+        ("true", "not true"),
+        ('""', 'not ""'),
+    ],
+)
+async def test_what_is_no_number_of_cents(
+    database: Database, tmp_path: Path, value: str, says: str
+) -> None:
+    good = '{"id": 1, "status": "inserted", "payment": "0"}'
+    bad = f'{{"id": 2, "status": "inserted", "payment": {value}}}'
+    path = json_file(tmp_path / "list", f"[{good}, {bad}]")
+    result = await invoke_on(database, "import", "--from", path, "--payment-in-cents")
+    assert result.status == 1
+    assert says in result.error
+
+
+async def test_a_source_of_which_no_row_can_be_imported(database: Database, tmp_path: Path) -> None:
+    path = json_file(tmp_path / "list", '[{"id": "b7-1", "status": "inserted", "payment": 1}]')
+    for options in ((), ("--take-the-rest",), ("--dry-run",)):
+        result = await invoke_on(database, "import", "--from", path, *options)
+        assert result.status == 1
+        assert "no row of the source can be imported" in result.error
+        assert "This imports it" not in result.output
+
+
+async def test_nothing_is_gone_while_an_id_cannot_be_read(
+    database: Database, tmp_path: Path
+) -> None:
+    row = '{{"id": {}, "status": "inserted", "payment": 1}}'
+    path = json_file(tmp_path / "list", f"[{row.format(1)}, {row.format(2)}]")
+    assert (await invoke_on(database, "import", "--from", path)).status == 0
+    json_file(tmp_path / "list", f"[{row.format(1)}, {row.format(chr(34) + 'n2' + chr(34))}]")
+    options = ("--take-the-rest", "--take-back", "5")
+    result = await invoke_on(database, "import", "--from", path, *options)
+    assert result.status == 1
+    assert "1 rows have no id that can be read" in result.error
+    [count] = await database.fetch("SELECT count(*) FROM payments WHERE deleted_at IS NULL")
+    assert count["count"] == 2
+
+
+async def test_a_dry_run_proposes_a_dry_run(database: Database, old: str) -> None:
+    options = ("--dry-run", "--take-back", "3")
+    result = await invoke_on(database, "import", "--from", old, *options)
+    (printed,) = re.findall(r"^  payments (import .*)$", result.output, re.MULTILINE)
+    assert set(options) <= set(shlex.split(printed))
+
+
+async def test_the_report_is_not_the_standard_input(database: Database, tmp_path: Path) -> None:
+    path = tmp_path / "list"
+    path.write_text('[{"id": 1, "status": "inserted", "payment": 1}]')
+    before = path.read_bytes()
+    with path.open("rb") as stdin:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "payments", "import", "--from", "-", "--report", str(path)),
+            env=os.environ | {"PAYMENTS_DATABASE_URL": database.url("payments_migrator")},
+            stdin=stdin,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        _, error = await process.communicate()
+    assert process.returncode == 1
+    assert b"is the source itself" in error
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("closed", ["--from - 0<&-", "--from list --report - 1>&-"])
+async def test_a_stream_that_is_closed(database: Database, tmp_path: Path, closed: str) -> None:
+    (tmp_path / "list").write_text('[{"id": 1, "status": "inserted", "payment": 1}]')
+    process = await asyncio.create_subprocess_shell(
+        f"{shlex.quote(sys.executable)} -m payments import {closed}",
+        cwd=tmp_path,
+        env=os.environ | {"PAYMENTS_DATABASE_URL": database.url("payments_migrator")},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, error = await process.communicate()
+    assert process.returncode == 1
+    assert b"Traceback" not in error
+    assert b"closed" in error
+
+
+async def test_names_that_a_terminal_would_obey(database: Database, tmp_path: Path) -> None:
+    path = tmp_path / "old"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute('CREATE TABLE "p\x1b[31m" (id, status, payment, "a\nb\x1b[0m")')
+        connection.execute("INSERT INTO \"p\x1b[31m\" VALUES (1, 'inserted', 1, 2)")
+    first = await invoke_on(database, "import", "--from", str(path))
+    assert "\x1b" not in first.output + first.error
+    (printed,) = re.findall(r"^  payments (import .*)$", first.output, re.MULTILINE)
+    second = await invoke_on(database, *shlex.split(printed))
+    assert second.status == 0, second.error
+
+
+async def test_what_may_mean_something_else_is_said(database: Database, tmp_path: Path) -> None:
+    rows = '{"id": 1, "status": "inserted", "payment": 1, "data": "{}", "deleted_at": null}'
+    path = json_file(tmp_path / "list", f"[{rows}]")
+    result = await invoke_on(database, "import", "--from", path)
+    assert "deleted_at may mark removed payments" in result.error
+    assert "in 1 rows `data` is text that looks like JSON" in result.error
+
+
+async def test_a_column_of_times_as_status(database: Database, tmp_path: Path) -> None:
+    rows = [f'{{"id": {n}, "status": "2026-01-{n:02} 10:00", "payment": 1}}' for n in range(1, 25)]
+    rows += ['{"id": 25, "status": "inserted", "payment": 1}']
+    rows += [f'{{"id": 26, "status": "{"x" * 99}", "payment": 1}}']
+    path = json_file(tmp_path / "list", f"[{', '.join(rows)}]")
+    result = await invoke_on(database, "import", "--from", path)
+    assert result.status == 1
+    assert "there are 24 statuses without a meaning here" in result.error
+    assert "no text, or a long one" in result.output
+    assert "This imports it" not in result.output
+
+
+async def test_verify_says_what_it_compared(database: Database, tmp_path: Path) -> None:
+    first = {"id": 1, "status": "inserted", "payment": 1, "data": {}}
+    second = {"id": 2, "status": "consumed", "payment": 2}
+
+    def listed(*rows: object) -> str:
+        return json_file(tmp_path / "list", json.dumps(rows))
+
+    path = listed(first, second)
+    assert (await invoke_on(database, "import", "--from", path)).status == 0
+    same = await invoke_on(database, "verify", "--from", path)
+    assert same.output.endswith("No difference.\n")
+    listed(first | {"payment": 2, "data": 1}, second | {"payment": 1})
+    hidden = await invoke_on(database, "verify", "--from", path, "--show", "0")
+    assert hidden.status == 1
+    assert "2 payments differ" in hidden.error
+    # A row that leaves out what others have is one without it, and differs.
+    listed(first, {"id": 2, "status": "consumed"})
+    absent = await invoke_on(database, "verify", "--from", path)
+    assert absent.status == 1
+    assert "row 2, id 2: its payment is null, and 2.00 here" in absent.output
+
+
+async def test_the_usual_table_before_any_other(database: Database, tmp_path: Path) -> None:
+    path = tmp_path / "old"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE payments (id, state, amount)")
+        connection.execute("CREATE TABLE refunds (id, status, payment)")
+        connection.execute("INSERT INTO refunds VALUES (1, 'inserted', 1)")
+        connection.execute("INSERT INTO payments VALUES (1, 'inserted', 1)")
+    result = await invoke_on(database, "import", "--from", str(path), "--dry-run")
+    assert "table payments: 1 rows read" in result.output
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("ALTER TABLE payments RENAME TO invoices")
+    result = await invoke_on(database, "import", "--from", str(path), "--dry-run")
+    assert result.status == 1
+    assert "several tables that could be it: invoices, refunds" in result.error

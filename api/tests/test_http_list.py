@@ -123,6 +123,10 @@ def test_a_length_that_is_no_number(length: str) -> None:
         ('Link: </1>; rel="first"\r\nLink: </2>; REL = "Next"', "--follow-pages"),
         ('Link: </2>; crossorigin; title="a, b; rel=prev"; rel="next"', "--follow-pages"),
         ("X-Next-Page: 2", "X-Next-Page: 2"),
+        ("X-Has-More: true", "X-Has-More: true"),
+        ("X-Total-Pages: 2", "X-Total-Pages: 2"),
+        ("X-WP-TotalPages: 7", "X-WP-TotalPages: 7"),
+        ("X-WP-Total: 3", "has 3 payments and gave 2"),
         ("X-Total-Count: 300", "has 300 payments and gave 2"),
         ("x-total: 3", "has 3 payments and gave 2"),
         ("Total: 300", "has 300 payments and gave 2"),
@@ -143,6 +147,9 @@ def test_one_page_of_several_is_refused(header: str, says: str) -> None:
     [
         'Link: </list?page=1>; rel="prev", </help>; rel=help; title="; rel=next"',
         "X-Next-Page: ",
+        "X-Has-More: false",
+        "X-Total-Pages: 1",
+        f"X-Total-Count: {'9' * 5000}",
         "X-Total-Count: 2",
         "X-Total-Count: unknown",
         "Content-Range: payments 0-1/2",
@@ -203,6 +210,14 @@ def test_the_next_page_on_another_server_is_not_asked(monkeypatch: pytest.Monkey
             ):
                 read(url, follow_pages=True)
     assert seen == []
+
+
+def test_the_next_page_at_an_address_that_is_none() -> None:
+    with (
+        http_server(page(1, "http://[bad/")) as (url, _),
+        pytest.raises(SourceError, match="the address of its next page is none"),
+    ):
+        read(url, follow_pages=True)
 
 
 def test_a_token_in_the_address_is_not_said() -> None:

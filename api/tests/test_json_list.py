@@ -42,7 +42,9 @@ def test_rows_of_json(tmp_path: Path) -> None:
         ('{"id": 1, "status": ["inserted"]}', 1, "status"),
         ('{"id": 1, "status": "a\\u0000\\ud800"}', 1, "status"),
         ('{"status": "inserted"}', None, "id must be an integer"),
-        ('{"id": "1", "status": "inserted"}', None, 'it is "1"'),
+        ('{"id": "01", "status": "inserted"}', None, 'it is "01"'),
+        ('{"id": "1.0", "status": "inserted"}', None, 'it is "1.0"'),
+        (f'{{"id": "{"9" * 20}", "status": "inserted"}}', None, "it is"),
         ('{"id": true, "status": "inserted"}', None, "it is true"),
         ('{"id": 1.0, "status": "inserted"}', None, "id must be"),
         ('{"id": 1e3, "status": "inserted"}', None, "it is 1000.0"),
@@ -126,7 +128,11 @@ def test_the_name_of_a_field_counts_in_any_case_and_may_be_another(tmp_path: Pat
         (b'{"next_cursor": 7, "results": []}', "one page of several: it has next_cursor"),
         (b'{"hasMore": true, "data": []}', "one page of several: it has hasMore"),
         (b'{"next": null, "has_more": false, "data": []}', r"jq '\.data'"),
-        (b'{"id": 1}', "is no JSON array"),
+        (b'{"id": 1}', "is an object, not an array: give an array of all payments"),
+        (b'{"id": 1}\n{"id": 2}\n', "one object after the other, .* jq --slurp"),
+        (b'{"id": 1, "tags": [{}]}\n{"id": 2}', "one object after the other"),
+        (b'{"meta": [1], "data": {"columns": [1], "rows": [{}]}}', r"jq '\.data\.rows' FILE"),
+        (b"id,status\n1,inserted\n", r"if it is CSV, .* '\.import --csv FILE payments'"),
     ],
 )
 def test_what_is_no_list_is_named(tmp_path: Path, content: bytes, says: str) -> None:

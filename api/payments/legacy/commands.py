@@ -1,12 +1,11 @@
 """`payments import` and `payments verify`: what the operator asks for, and sees."""
 
-import json
 import os
 import shlex
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import asyncpg
 import click
@@ -16,19 +15,22 @@ from payments.legacy.survey import (
     CHOOSE,
     FIELDS,
     STATUSES,
+    STATUSES_LIMIT,
     Options,
     SourceError,
     Survey,
     command,
     label,
     printable,
+    read_name,
+    written,
 )
 from payments.upkeep import echo
 
 if TYPE_CHECKING:
     from payments.legacy.importer import Comparison, Difference, Plan
 
-STATUSES_SHOWN = 20
+WHOLE_ROWS = 10  # fewer amounts can all be whole by chance
 DEFAULT_REPORT = "import-report.csv"
 
 # Set by `make import`: the proposed command is then one for make.
@@ -38,31 +40,46 @@ MAKE = "IMPORT_BY_MAKE"
 def _column(
     _context: click.Context, _parameter: click.Parameter, given: tuple[str, ...]
 ) -> dict[str, str]:
-    columns = {}
+    columns: dict[str, str] = {}
     for text in given:
         field, _, name = text.partition("=")
         if field not in FIELDS or not name:
             raise click.BadParameter(f"{text!r} is not FIELD=NAME, with {' or '.join(FIELDS)}")
-        columns[field] = name
+        _put(columns, field, _name(name))
     return columns
 
 
 def _status(
     _context: click.Context, _parameter: click.Parameter, given: tuple[str, ...]
 ) -> dict[str, str]:
-    statuses = {}
+    statuses: dict[str, str] = {}
     for text in given:
         old, _, status = text.rpartition("=")
         if status not in STATUSES or not old:
             raise click.BadParameter(f"{text!r} is not OLD=inserted or OLD=consumed")
-        try:
-            name = label(json.loads(old)) if old.startswith('"') else old
-        except json.JSONDecodeError:
-            name = None
+        name = label(_name(old)) if old.startswith('"') else old
         if name is None or name in STATUSES:
             raise click.BadParameter(f"{text!r} does not name a status of the old system's own")
-        statuses[name] = status
+        _put(statuses, name, status)
     return statuses
+
+
+def _ignored(
+    _context: click.Context, _parameter: click.Parameter, given: tuple[str, ...]
+) -> tuple[str, ...]:
+    return tuple(_name(text) for text in given)
+
+
+def _name(text: str) -> str:
+    try:
+        return read_name(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} begins with a quote, and is no JSON string") from None
+
+
+def _put(pairs: dict[str, str], name: str, value: str) -> None:
+    if pairs.setdefault(name, value) != value:
+        raise click.BadParameter(f"{name!r} is given twice: {pairs[name]!r} and {value!r}")
 
 
 def _source_options(function: Callable[..., None]) -> Callable[..., None]:
@@ -76,10 +93,13 @@ def _source_options(function: Callable[..., None]) -> Callable[..., None]:
         columns: dict[str, str],
         statuses: dict[str, str],
         without_payment: bool,
+        payment_in_cents: bool,
         follow_pages: bool,
         **others: Any,
     ) -> None:
-        options = Options(table, columns, statuses, ignored, without_payment, follow_pages)
+        options = Options(
+            table, columns, statuses, ignored, without_payment, payment_in_cents, follow_pages
+        )
         function(options=options, **others)
 
     for option in (
@@ -92,6 +112,11 @@ def _source_options(function: Callable[..., None]) -> Callable[..., None]:
             help="Ask an address for all its pages, as their `Link` headers name them.",
         ),
         click.option(
+            "--payment-in-cents",
+            is_flag=True,
+            help="The source counts in cents: 1250 becomes 12.50.",
+        ),
+        click.option(
             "--without-payment",
             is_flag=True,
             help="The source has no values: payments get null, and values are not compared.",
@@ -101,6 +126,7 @@ def _source_options(function: Callable[..., None]) -> Callable[..., None]:
             "ignored",
             multiple=True,
             metavar="NAME",
+            callback=_ignored,
             help="A column or field to leave behind; give it once for each.",
         ),
         click.option(
@@ -191,55 +217,104 @@ def import_command(
     payments import --from old.sqlite3 --column payment=amount --status done=consumed
     payments import --from https://old.example.com/list
     """
+    from payments.legacy.importer import ImportFailed
+    from payments.legacy.report import ReportError
+
+    asked = _Asked(name, options, allow_empty, dry_run, take_the_rest, take_back, report_name)
+    with _failures(ImportFailed, SourceError, ReportError):
+        on_database(lambda connection: _import(connection, asked))
+
+
+class _Asked(NamedTuple):
+    """What the command line of an import says."""
+
+    name: str
+    options: Options
+    allow_empty: bool
+    dry_run: bool
+    take_the_rest: bool
+    take_back: int | None
+    report_name: str
+
+    @property
+    def back(self) -> bool:
+        """Whether to follow the old system where it took payments back."""
+        return self.take_back is not None
+
+    def words(self) -> list[str]:
+        """Returns the options as the command line has them, without the source."""
+        options = self.options
+        words = ["--table", options.table] if options.table else []
+        for field, name in options.columns.items():
+            words += ["--column", f"{field}={written(name)}"]
+        for name, status in options.statuses.items():
+            words += ["--status", f"{name}={status}"]
+        for name in options.ignored:
+            words += ["--ignore", written(name)]
+        if self.report_name != DEFAULT_REPORT and MAKE not in os.environ:
+            words += ["--report", self.report_name]
+        if self.take_back is not None:
+            words += ["--take-back", str(self.take_back)]
+        flags = {
+            "--without-payment": options.without_payment,
+            "--payment-in-cents": options.payment_in_cents,
+            "--follow-pages": options.follow_pages,
+            "--dry-run": self.dry_run,
+        }
+        return [*words, *(flag for flag, is_set in flags.items() if is_set)]
+
+
+async def _import(connection: asyncpg.Connection, asked: _Asked) -> None:
     from payments.legacy import importer
-    from payments.legacy.report import Report, ReportError
-    from payments.legacy.source import open_source, printed
+    from payments.legacy.report import Report
+    from payments.legacy.source import open_source
 
-    given = _words(options)
-    if report_name != DEFAULT_REPORT and MAKE not in os.environ:
-        given += ["--report", report_name]
+    source = open_source(asked.name, asked.options)
+    with Report(asked.report_name, asked.name) as report:
+        plan = await importer.plan(connection, source)
+        survey = source.survey
+        _print_survey(survey, plan, asked.options)
+        _refuse(survey, asked.options, asked.allow_empty)
+        first = await importer.write_report(connection, report, take_back=asked.back)
+    left_out = plan.kept + (0 if asked.back else plan.back)
+    echo()
+    for verdict, count in sorted(plan.counts.items()):
+        echo(f"{count:>12,} {verdict}")
+    _print_differences(first, err=True)
+    if left_out:
+        echo(f"{left_out:,} rows cannot be imported; {asked.report_name} lists them", err=True)
+    if reason := _reason_to_stop(survey, plan, asked, left_out):
+        _propose(survey, plan, asked)
+        raise importer.ImportFailed(f"nothing was imported: {reason}")
+    to_do = plan.forward + (plan.back if asked.back else 0)
+    if not to_do:
+        echo("Nothing to do.")
+    elif asked.dry_run:
+        echo(f"{to_do:,} payments would be imported or changed.")
+    else:
+        await importer.carry_out(connection, plan, take_back=asked.back)
+        echo(f"{to_do:,} payments imported or changed.")
 
-    async def work(connection: asyncpg.Connection) -> None:
-        source = open_source(name, options)
-        with Report(report_name, name) as report:
-            plan = await importer.plan(connection, source)
-            survey = source.survey
-            _print_survey(survey, plan)
-            _refuse(survey, options, allow_empty)
-            back = take_back is not None
-            first = await importer.write_report(connection, report, take_back=back)
-        left_out = plan.kept + (0 if back else plan.back)
-        echo()
-        for verdict, count in sorted(plan.counts.items()):
-            echo(f"{count:>12,} {verdict}")
-        _print_differences(first, err=True)
-        if left_out:
-            echo(f"{left_out:,} rows cannot be imported; {report_name} lists them", err=True)
-        if missing := survey.layout_options():
-            _propose(survey, plan, printed(name), given, missing)
-            raise importer.ImportFailed("nothing was imported: the source needs more options")
-        if take_back is not None and plan.back > take_back:
-            raise importer.ImportFailed(
-                f"the old system took back {plan.back:,} payments, more than --take-back"
-                f" {take_back}: nothing was imported; is it the right source?"
-            )
-        if left_out and not take_the_rest:
-            _propose(survey, plan, printed(name), given, [])
-            raise importer.ImportFailed(
-                "nothing was imported: fix these rows in a copy of the source, or leave them out"
-                " with --take-the-rest"
-            )
-        to_do = plan.forward + (plan.back if back else 0)
-        if not to_do:
-            echo("Nothing to do.")
-        elif dry_run:
-            echo(f"{to_do:,} payments would be imported or changed.")
-        else:
-            await importer.carry_out(connection, plan, take_back=back)
-            echo(f"{to_do:,} payments imported or changed.")
 
-    with _failures(importer.ImportFailed, SourceError, ReportError):
-        on_database(work)
+def _reason_to_stop(survey: Survey, plan: "Plan", asked: _Asked, left_out: int) -> str | None:
+    """Returns why the import must not go on, None if it may."""
+    if survey.layout_options():
+        return "the source needs more options"
+    if survey.rows and plan.found["refused"] == survey.rows:
+        return "no row of the source can be imported"
+    if asked.take_back is not None and plan.back > asked.take_back:
+        return (
+            f"the old system took back {plan.back:,} payments, more than --take-back"
+            f" {asked.take_back}; is it the right source?"
+        )
+    if asked.back and plan.counts.get("gone") and plan.found["without_id"]:
+        return (
+            f"{plan.found['without_id']:,} rows have no id that can be read, so that payments only"
+            " seem to be gone; fix these ids first"
+        )
+    if left_out and not asked.take_the_rest:
+        return "fix these rows in a copy of the source, or leave them out with --take-the-rest"
+    return None
 
 
 @click.command("verify")
@@ -251,8 +326,8 @@ def verify_command(*, name: str, options: Options, allow_empty: bool, show: int)
     """Compare the old system's payments with those here, row by row; exit with 1 if any differs.
 
     The last line says what was compared: a source that has no `data`, say, cannot differ in it.
-    Payments that are deleted here are left out. Takes the same --table, --column and --status as
-    the import.
+    A payment that is deleted here counts as not here. Takes the options of the import that say
+    what the source holds.
 
     \b
     payments verify --from old.sqlite3
@@ -305,10 +380,10 @@ def _refuse(survey: Survey, options: Options, allow_empty: bool) -> None:
         )
 
 
-def _print_survey(survey: Survey, plan: "Plan") -> None:
+def _print_survey(survey: Survey, plan: "Plan", options: Options) -> None:
     """Prints what was found, and what becomes of it."""
-    echo(f"{survey.where}: {survey.rows:,} rows read")
-    for warning in survey.warnings:
+    echo(f"{printable(survey.where)}: {survey.rows:,} rows read")
+    for warning in (*survey.warnings, *_warnings(survey, plan, options)):
         echo(f"Warning: {warning}.", err=True)
     if not survey.rows:
         return
@@ -317,11 +392,13 @@ def _print_survey(survey: Survey, plan: "Plan") -> None:
     rows += [("left out", name, "") for name in survey.unknown]
     _print_table(rows)
     rows = [("status there", "rows", "becomes")]
-    for name, count in survey.statuses.most_common(STATUSES_SHOWN):
+    for name, count in survey.statuses.most_common(STATUSES_LIMIT):
         becomes = survey.status_of(name) or command(survey.status_option(name))
         rows.append((command([name]), f"{count:,}", becomes))
-    if (others := len(survey.statuses) - STATUSES_SHOWN) > 0:
+    if (others := len(survey.statuses) - STATUSES_LIMIT) > 0:
         rows.append((f"and {others:,} more", "", ""))
+    if survey.other_statuses:
+        rows.append(("no text, or a long one", f"{survey.other_statuses:,}", "cannot be imported"))
     _print_table(rows)
     if plan.kinds:
         rows = [("cannot be imported", "rows", "first row")]
@@ -329,14 +406,32 @@ def _print_survey(survey: Survey, plan: "Plan") -> None:
         _print_table(rows)
 
 
+def _warnings(survey: Survey, plan: "Plan", options: Options) -> Iterator[str]:
+    """Gives what is imported as it stands, and may mean something else."""
+    for name in survey.removal_names:
+        yield (
+            f"{name} may mark removed payments, which would be imported like the others: import a"
+            " view or a list without them"
+        )
+    if plan.found["whole"] and plan.found["amounts"] >= WHOLE_ROWS and not options.payment_in_cents:
+        yield "all values are whole numbers; if the source counts in cents, say --payment-in-cents"
+    if survey.texts_of_json:
+        yield f"in {survey.texts_of_json:,} rows `data` is text that looks like JSON; it stays text"
+    if len(survey.missing_statuses) > STATUSES_LIMIT:
+        yield (
+            f"there are {len(survey.missing_statuses):,} statuses without a meaning here: import a"
+            " view (--table) or a list whose status is inserted or consumed"
+        )
+
+
 def _field(field: str, survey: Survey, plan: "Plan") -> tuple[str, str]:
     """Returns where a field comes from, and what is known about its values."""
     if field not in survey.columns:
         return "-", {"payment": "null", "data": "{}"}.get(field, "")
-    there = printable(survey.columns[field])
+    there = survey.columns[field]
     if field != "payment":
         return there, ""
-    found = plan.amounts
+    found = plan.found
     words = [f"{found['amounts']:,} values"]
     if found["amounts"]:
         words.append(f"{found['lowest']:,} to {found['highest']:,}, sum {found['sum']:,}")
@@ -345,39 +440,39 @@ def _field(field: str, survey: Survey, plan: "Plan") -> tuple[str, str]:
 
 
 def _print_table(rows: list[tuple[str, str, str]]) -> None:
-    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    shown = [tuple(map(printable, row)) for row in rows]
+    widths = [max(len(row[column]) for row in shown) for column in range(2)]
     echo()
-    for first, second, third in rows:
+    for first, second, third in shown:
         echo(f"  {first:<{widths[0]}}  {second:<{widths[1]}}  {third}".rstrip())
 
 
-def _propose(survey: Survey, plan: "Plan", name: str, given: list[str], missing: list[str]) -> None:
+def _propose(survey: Survey, plan: "Plan", asked: _Asked) -> None:
     """Prints the command that imports the source, as far as it is known."""
-    words = [*missing, *survey.status_options()]
-    if plan.kinds or plan.kept > plan.counts.get("refused", 0):
+    from payments.legacy.source import printed
+
+    words = [*survey.layout_options(), *survey.status_options()]
+    some_are_good = plan.found["faulty"] < survey.rows
+    if some_are_good and (plan.kinds or plan.kept > plan.counts.get("refused", 0)):
         words.append("--take-the-rest")
-    if not words:
+    if not words or not some_are_good:
         return
     undecided = any(word.endswith(f"={CHOOSE}") for word in words)
     echo(f"\nReplace {CHOOSE}, and this imports it:" if undecided else "\nThis imports it:")
-    flags, source = command([*given, *words]), command([name])
+    flags = command([*asked.words(), *words])
+    # A secret, or what a terminal cannot show, is not repeated.
+    is_shown = printed(asked.name) == asked.name == printable(asked.name)
     if MAKE in os.environ:
-        quoted = shlex.quote(flags.replace("$", "$$"))
-        echo(f"\n  make import FROM={source} IMPORT_FLAGS={quoted}\n")
+        source, flags = (text.replace("$", "$$") for text in (command([asked.name]), flags))
+        source = source if is_shown else '"$OLD"'
+        echo(f"\n  make import FROM={source} IMPORT_FLAGS={shlex.quote(flags)}\n")
     else:
+        source = command([asked.name]) if is_shown else '"$OLD"'
         echo(f"\n  payments import --from {source} {flags}\n")
-
-
-def _words(options: Options) -> list[str]:
-    """Returns the options as the command line has them."""
-    words = ["--table", options.table] if options.table else []
-    for option, pairs in (("--column", options.columns), ("--status", options.statuses)):
-        for old, new in pairs.items():
-            words += [option, f"{old}={new}"]
-    for name in options.ignored:
-        words += ["--ignore", name]
-    flags = {"--without-payment": options.without_payment, "--follow-pages": options.follow_pages}
-    return [*words, *(flag for flag, is_set in flags.items() if is_set)]
+    if not is_shown:
+        echo("OLD stands for the source.")
+    if f"payment={CHOOSE}" in words:
+        echo("If the source has no values: --without-payment, and --ignore for each other name.")
 
 
 @contextmanager

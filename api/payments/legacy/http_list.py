@@ -17,9 +17,14 @@ from payments.legacy.survey import SourceError
 HTTP_TIMEOUT_SECONDS = 60.0
 
 # How many there are in all, and what tells of a next page besides `Link`.
-_TOTALS = ("X-Total-Count", "X-Total", "Total-Count", "Total")
-_NEXT_PAGES = ("X-Next-Page", "Next-Page")
-_RANGE_TOTAL = re.compile(r"(?:\S+\s+)?[0-9]+-[0-9]+/([0-9]+)")
+_TOTALS = (
+    *("X-Total-Count", "X-Total", "Total-Count", "Total", "X-WP-Total"),
+    "X-Pagination-Total-Count",
+)
+_NEXT_PAGES = ("X-Next-Page", "Next-Page", "X-Has-More", "X-Has-Next")
+_PAGES = ("X-Total-Pages", "Total-Pages", "X-WP-TotalPages", "X-Pagination-Page-Count")
+_NONE = {"", "0", "1", "false", "null", "none"}
+_RANGE_TOTAL = re.compile(r"(?:\S+\s+)?[0-9]+-[0-9]+/([0-9]{1,18})")
 
 # RFC 8288, section 3: a target in angle brackets, then parameters, some of them without a value.
 _LINK = re.compile(r'<([^>]*)>((?:[^",]|"(?:[^"\\]|\\.)*")*)')
@@ -104,8 +109,9 @@ class UrlInput:
     def _next(self, url: str, headers: Message) -> str | None:
         following = _link_to_next(headers)
         if following is None:
-            for name in _NEXT_PAGES:
-                if headers.get(name, "").strip():
+            for name in (*_NEXT_PAGES, *_PAGES):
+                none = _NONE if name in _PAGES else _NONE - {"1"}
+                if headers.get(name, "").strip().lower() not in none:
                     raise SourceError(
                         f"{self.name} is one page of several: it says {name}: {headers[name]}."
                         " Give the address of a list of all"
@@ -116,8 +122,12 @@ class UrlInput:
                 f'{self.name} is one page of several: it says Link: rel="next". To import all of'
                 " them, say --follow-pages"
             )
-        following = urljoin(url, following)
-        if urlsplit(following)[:2] != urlsplit(url)[:2]:
+        try:
+            following = urljoin(url, following)
+            same_server = urlsplit(following)[:2] == urlsplit(url)[:2]
+        except ValueError:
+            raise SourceError(f"{self.name}: the address of its next page is none") from None
+        if not same_server:
             raise SourceError(
                 f"{self.name}: its next page is at {public(following)}, another server, to which"
                 " nothing is sent"
@@ -136,7 +146,7 @@ def _link_to_next(headers: Message) -> str | None:
 
 def _total(headers: Message) -> int | None:
     for name in _TOTALS:
-        if (value := headers.get(name, "").strip()).isdecimal():
+        if (value := headers.get(name, "").strip()).isdecimal() and len(value) <= 18:
             return int(value)
     whole = _RANGE_TOTAL.fullmatch(headers.get("Content-Range", "").strip())
     return int(whole[1]) if whole else None

@@ -135,15 +135,21 @@ ORDER BY rows DESC, kind
 LIMIT 20
 """
 
-AMOUNTS = """
+FOUND = """
 SELECT
   count(cents) AS amounts, min(cents) * 0.01 AS lowest, max(cents) * 0.01 AS highest,
-  sum(cents) * 0.01 AS sum,
-  count(*) FILTER (WHERE payment_given AND cents IS NULL) AS "null",
-  count(*) FILTER (WHERE NOT payment_given) AS absent
+  sum(cents) * 0.01 AS sum, bool_and(cents % 100 = 0) AS whole,
+  count(*) FILTER (WHERE payment_given AND cents IS NULL AND reason IS NULL) AS "null",
+  count(*) FILTER (WHERE NOT payment_given AND reason IS NULL) AS absent,
+  count(*) FILTER (WHERE id IS NULL) AS without_id,
+  count(*) FILTER (WHERE reason IS NOT NULL) AS refused,
+  count(*) FILTER (WHERE NOT starts_with(reason, 'status must be')) AS faulty
 FROM old_payments
-WHERE reason IS NULL
 """
+
+# A field that some rows of a list have and others leave out is null, or empty, in these.
+FILL_PAYMENT = "UPDATE old_payments SET payment_given = true WHERE NOT payment_given"
+FILL_DATA = "UPDATE old_payments SET data = '{}' WHERE data IS NULL AND reason IS NULL"
 
 LAST_ID = "SELECT coalesce(max(id), 0) FROM old_payments WHERE id <= $1"
 
@@ -278,7 +284,7 @@ class Plan(NamedTuple):
 
     counts: dict[str, int]  # by verdict; rows that are equal on both sides have none
     kinds: list[asyncpg.Record]  # what is wrong with rows: kind, rows, first row
-    amounts: asyncpg.Record
+    found: asyncpg.Record  # amounts, and how many rows lack something
 
     @property
     def forward(self) -> int:
@@ -333,10 +339,11 @@ async def plan(connection: asyncpg.Connection, source: Source) -> Plan:
     if not await locks.take(connection, ADVISORY_LOCK):
         raise ImportFailed("another import runs on this database; wait for its end")
     await _stage(connection, source)
+    [found] = await connection.fetch(FOUND)
+    await _fill(connection, source)
     await connection.execute(COMPARE)
     counts = {row["verdict"]: row["rows"] for row in await connection.fetch(COUNTS)}
-    [amounts] = await connection.fetch(AMOUNTS)
-    return Plan(counts, await connection.fetch(KINDS), amounts)
+    return Plan(counts, await connection.fetch(KINDS), found)
 
 
 async def carry_out(connection: asyncpg.Connection, found: Plan, *, take_back: bool) -> None:
@@ -387,10 +394,11 @@ async def verify(connection: asyncpg.Connection, source: Source, show: int) -> C
         SourceError: the source cannot be read to its end.
     """
     await _stage(connection, source)
+    await _fill(connection, source)
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         [old], [new] = await connection.fetch(OLD), await connection.fetch(NEW)
-        rows = await connection.fetch(DIFFERENCES, show)
-    first = [Difference(row["number"], row["id"], row["what"]) for row in rows]
+        rows = await connection.fetch(DIFFERENCES, max(show, 1))  # each row has the number of all
+    first = [Difference(row["number"], row["id"], row["what"]) for row in rows[:show]]
     return Comparison(dict(old), dict(new), rows[0]["all"] if rows else 0, first)
 
 
@@ -405,6 +413,12 @@ async def _stage(connection: asyncpg.Connection, source: Source) -> None:
         await connection.execute(INDEX)
     except asyncpg.UniqueViolationError:
         await connection.execute(INDEX_WITH_DOUBLES)
+
+
+async def _fill(connection: asyncpg.Connection, source: Source) -> None:
+    for field, statement in (("payment", FILL_PAYMENT), ("data", FILL_DATA)):
+        if field in source.survey.columns:
+            await connection.execute(statement)
 
 
 def _counted(source: Source, progress: "Progress") -> Iterator[OldPayment]:

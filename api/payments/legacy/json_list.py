@@ -15,7 +15,7 @@ from msgspec import Raw
 
 from payments import models
 from payments.errors import InvalidRequest, Problem
-from payments.legacy.row import OldPayment, checked, count_cents, fault, refused
+from payments.legacy.row import OldPayment, cents, checked, fault, old_id, refused
 from payments.legacy.survey import FIELDS, Options, SourceError, Survey, printable
 
 JSON_CHUNK_BYTES = 64 * 1024
@@ -31,7 +31,7 @@ def _utf_16(encoding: str) -> str:
     )
 
 
-_FIRST_ARRAY = re.compile(r'"(\w+)"\s*:\s*\[')
+_COMMAS = re.compile(r"\w+(?:,\w+)+\r?\n")
 _BINARY = re.compile("[\0-\x08\x0e-\x1f\udc80-\udcff]")
 _SPACE = re.compile(r"[ \t\n\r]*")
 
@@ -105,6 +105,8 @@ class StandardInput:
 
     def pages(self) -> Iterator[Page]:
         """Takes it as it is."""
+        if sys.stdin is None:
+            raise SourceError("standard input is closed")
         yield Page(sys.stdin.buffer, None)
 
     def check(self, rows: int) -> None:
@@ -117,6 +119,7 @@ class JsonSource:
     def __init__(self, source: Input, options: Options) -> None:
         self.survey = Survey(options)
         self.survey.where = printable(source.name)
+        self._options = options
         self._input = source
         self._size: int | None = None
         self._bytes_read = 0
@@ -139,7 +142,7 @@ class JsonSource:
             raise SourceError(f"{self._input.name}: {reason} (after {survey.rows} rows)") from None
         self._input.check(survey.rows)
         if survey.rows:
-            survey.check_given()
+            survey.check_columns()
 
     def _elements(self) -> Iterator[tuple[object, str]]:
         begin: str | None = ""  # the first row of the page before; None if it had no row
@@ -183,9 +186,12 @@ class JsonSource:
             return refused(nothing, None)
         if survey.is_new(value):
             survey.meet(value)
+        if any(name not in value for name in survey.columns.values()):
+            survey.check_row(value)
         # A field without a column is in no row: None is the name of nothing in JSON.
         names: list[Any] = [survey.columns.get(field) for field in FIELDS]
-        id, given, payment, _ = (value.get(name) for name in names)
+        id, given, payment, data = (value.get(name) for name in names)
+        id = old_id(id)
         status = survey.status(given)
         amount: int | None = None
         document: str | None = None
@@ -195,7 +201,9 @@ class JsonSource:
             # Read once more, this time by the rules of the API and with numbers as they stand.
             fields = _fields(value, text)
             if payment is not None:
-                amount = count_cents(str(models.value(fields[payment_name])))
+                amount = cents(payment, in_cents=self._options.payment_in_cents)
+            if isinstance(data, str) and data.startswith(("{", "[")):
+                survey.texts_of_json += 1
             if data_name in fields:
                 document = checked(bytes(fields[data_name]))
         except Problem as error:
@@ -251,10 +259,12 @@ class _Array:
                 f"{self._name} is one page of several: it has {more[1]}. Give one array of all"
                 " pages' payments"
             )
-        if begin.startswith("{") and (member := _FIRST_ARRAY.search(begin)):
+        if begin.startswith("{"):
+            return SourceError(f"{self._name} is {self._object()}")
+        if _COMMAS.match(begin):
             return SourceError(
-                f"{self._name} is an object, not an array; give its array alone, and of all pages,"
-                f" as jq '.{member[1]}' FILE | payments import --from - does"
+                f"{self._name} is no JSON array; if it is CSV, make a SQLite file of it with"
+                " sqlite3 copy.sqlite3 '.import --csv FILE payments', and import that"
             )
         if _BINARY.search(begin[:SHOWN]):
             return SourceError(
@@ -262,6 +272,28 @@ class _Array:
                 " another kind"
             )
         return SourceError(f"{self._name} is no JSON array; it begins with {begin[:SHOWN]!r}")
+
+    def _object(self) -> str:
+        """Returns what an object in the place of an array is, and what makes an array of it."""
+        while self._read():
+            if len(self._text) > JSON_ROW_LIMIT:
+                break
+        try:
+            value, end = self._decoder.raw_decode(self._text, self._position)
+        except (json.JSONDecodeError, RecursionError):
+            return "an object, not an array: give an array of all payments"
+        if self._text[end:].lstrip().startswith("{"):
+            return (
+                "one object after the other, not an array: give it as jq --slurp . FILE |"
+                " payments import --from - does"
+            )
+        path = _path_of_rows(value)
+        return "an object, not an array" + (
+            f": give its array alone, and of all pages, as jq '{path}' FILE | payments import"
+            " --from - does"
+            if path
+            else ": give an array of all payments"
+        )
 
     def _element(self) -> tuple[object, str]:
         while True:
@@ -304,6 +336,18 @@ class _Array:
         if not self._next():
             return SourceError(f"{self._name} is cut off after {self._count} whole rows")
         return SourceError(f"{self._name}, row {self._count + 1} {what}")
+
+
+def _path_of_rows(value: dict[str, Any]) -> str:
+    """Returns jq's path of the first array of objects, at most one level down; "" if none."""
+    for name, held in value.items():
+        rows = held if isinstance(held, list) else [None]
+        if all(isinstance(row, dict) for row in rows[:1]) and name.isidentifier():
+            return f".{name}"
+    for name, held in value.items():
+        if isinstance(held, dict) and name.isidentifier() and (path := _path_of_rows(held)):
+            return f".{name}{path}"
+    return ""
 
 
 def _integer(text: str) -> int | str:

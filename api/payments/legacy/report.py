@@ -75,10 +75,14 @@ class Report:
 
     def _open(self, source: str) -> TextIO:
         if self.name == "-":
+            if sys.stdout is None:
+                raise ReportError("the report cannot be written: standard output is closed")
             return sys.stdout
-        for ending in ("", "-wal", "-shm", "-journal"):
-            with suppress(OSError):  # one of them is not there, or the source is an address
-                if self._path.samefile(os.path.realpath(source) + ending):
+        sources: list[int | str] = [0] if source == "-" else []
+        sources += [os.path.realpath(source) + end for end in ("", "-wal", "-shm", "-journal")]
+        for one in sources:
+            with suppress(OSError):  # it is not there, or the source is an address
+                if os.path.samestat(self._path.stat(), os.stat(one)):  # noqa: PTH116 - or a descriptor
                     raise ReportError(
                         f"the report {self.name} is the source itself: name another file with"
                         " --report"

@@ -4,7 +4,7 @@ The old system checked nothing. A row that breaks a rule still comes out, with t
 """
 
 import json
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import Raw
@@ -35,6 +35,13 @@ class OldPayment(NamedTuple):
     reason: str | None  # why it cannot be imported
 
 
+def old_id(value: Any) -> Any:
+    """Returns the number of an id that a source holds as text, else the value itself."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and value[0] != "0":
+        return int(value) if len(value) <= len(str(LAST_OLD_ID)) else value
+    return value
+
+
 def fault(id: object, status: str | None, given: object, value_fault: str | None) -> str | None:
     """Returns what is wrong with a row: with its id, else with a value, else with its status.
 
@@ -47,12 +54,14 @@ def fault(id: object, status: str | None, given: object, value_fault: str | None
     return value_fault
 
 
-def cents(value: object) -> int:
-    """Returns the cents of a payment that SQLite holds.
+def cents(value: object, *, in_cents: bool) -> int:
+    """Returns the cents of a payment that a source holds, in cents already or not.
 
     Raises:
         InvalidRequest: it is no amount that the API takes.
     """
+    if in_cents:
+        return _whole_cents(value)
     if isinstance(value, float) and 0 <= value <= _MOST:
         # A double is taken for the shortest decimal that is read as this double, as it was written
         # and answered: 12.1, and not the 12.0999999999999996447 that it is in binary.
@@ -64,16 +73,21 @@ def cents(value: object) -> int:
     elif isinstance(value, bytes):
         raise InvalidRequest("`payment` is a blob.")
     else:
-        text = repr(value).encode()
+        text = json.dumps(value).encode()
     amount = models.value(Raw(text))
     if amount is None:
         raise AssertionError(value)
-    return count_cents(amount)
-
-
-def count_cents(amount: str) -> int:
-    """Returns the cents of an amount with two decimals."""
     return int(amount.replace(".", ""))
+
+
+def _whole_cents(value: object) -> int:
+    count = old_id(value) if value not in {0, "0"} else 0
+    if type(count) is not int or not 0 <= count <= models.MOST * 100:
+        raise InvalidRequest(
+            f"`payment` must be a whole number of cents from 0 to {models.MOST * 100:.0f}, not"
+            f" {_shown(value)}."
+        )
+    return count
 
 
 def _json_string(text: str) -> bytes:

@@ -10,12 +10,18 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from payments.errors import Problem
-from payments.legacy.row import OldPayment, cents, document, fault, refused
-from payments.legacy.survey import COLUMN_PROPOSALS, FIELDS, Options, SourceError, Survey, printable
+from payments.legacy.row import OldPayment, cents, document, fault, old_id, refused
+from payments.legacy.survey import (
+    COLUMN_PROPOSALS,
+    FIELDS,
+    NEEDED,
+    Options,
+    SourceError,
+    Survey,
+    printable,
+)
 
 MAGIC = b"SQLite format 3\0"
-NEEDED = ("id", "status")
-
 # Rows of SQLite that are read at one time, fewer where they are large. Between two reads the old
 # system can write: one read of all would lock it out.
 SQLITE_ROWS = 10_000
@@ -75,6 +81,10 @@ class SqliteSource:
             raise self._failed(error) from None
         except OSError as error:
             raise SourceError(f"{self._path}: {error.strerror}") from None
+        except UnicodeEncodeError:
+            raise SourceError(
+                f"{self._path}: a table or column has a name that is not UTF-8; rename it in a copy"
+            ) from None
         if changed:
             raise SourceError(f"{self._path} was opened by a writer while it was read: try again")
 
@@ -99,13 +109,7 @@ class SqliteSource:
         survey.where = f"{survey.where}, table {table}"
         names = _columns(connection, table)
         survey.meet(names)
-        survey.check_given()
-        for field in NEEDED:
-            if field not in survey.columns:
-                raise SourceError(
-                    f"{survey.where} has no column {field}; it has {', '.join(names)}:"
-                    f" say which one it is with --column {field}=NAME"
-                )
+        survey.check_columns()
         sql = _select(connection, table, survey.columns)
         [version] = connection.execute("PRAGMA data_version").fetchone()
         [self._total] = connection.execute(sql.all).fetchone()
@@ -135,9 +139,7 @@ class SqliteSource:
             raise SourceError(f"{self._path} has no table {given}; it has {names}")
         # Of a view, or a table of an extension, it may not even be possible to ask for the columns.
         own = {name: _columns(connection, name) for name in kinds if kinds[name] == "table"}
-        fit = [name for name in own if self._fits(own[name], proposed=False)] or [
-            name for name in own if self._fits(own[name], proposed=True)
-        ]
+        fit = [name for name in own if self._fits(own[name])]
         chosen = [name for name in fit if name.casefold() in USUAL_TABLES] or fit
         if len(chosen) == 1:
             return chosen[0]
@@ -155,11 +157,11 @@ class SqliteSource:
             " Name one with --table, and its columns with --column"
         )
 
-    def _fits(self, columns: list[str], *, proposed: bool) -> bool:
+    def _fits(self, columns: list[str]) -> bool:
         names = {name.casefold() for name in columns}
         return all(
             self._options.columns.get(field, field).casefold() in names
-            or (proposed and not names.isdisjoint(COLUMN_PROPOSALS[field]))
+            or not names.isdisjoint(COLUMN_PROPOSALS[field])
             for field in NEEDED
         )
 
@@ -215,13 +217,14 @@ class SqliteSource:
         self, row: tuple[Any, ...], payment_given: bool, data_given: bool
     ) -> OldPayment:
         number, id, given, payment, data = row
+        id = old_id(id)
         amount: int | None = None
         text: str | None = None
         status = self.survey.status(given)
         wrong: str | None = None
         try:
             if payment is not None:
-                amount = cents(payment)
+                amount = cents(payment, in_cents=self._options.payment_in_cents)
             if data_given:
                 text = document(data)
         except Problem as error:

@@ -10,6 +10,7 @@ from payments import models
 
 STATUSES = frozenset(get_args(models.Status))
 FIELDS = ("id", "status", "payment", "data")
+NEEDED = ("id", "status")
 
 # Names and statuses of other payment systems. They are only proposed: the operator decides.
 COLUMN_PROPOSALS = {
@@ -28,10 +29,14 @@ STATUS_PROPOSALS = {
         *("finished", "succeeded", "consumido", "consumida", "pago", "processado"),
     ),
 }
+# Columns that mark a row as removed: such a row would come back as a payment.
+REMOVAL_NAMES = ("deleted_at", "deleted", "is_deleted", "removed_at", "discarded_at", "archived_at")
+
 CHOOSE = "CHOOSE"  # stands in a proposed option where only the operator knows
 
 LABEL_CHARACTERS = 60
 LABELS_LIMIT = 1000  # statuses that are counted one by one; a column of free text has more
+STATUSES_LIMIT = 20  # that are proposed one by one; with more, a view is less work
 NAMES_LIMIT = 1000
 
 
@@ -53,6 +58,7 @@ class Options(NamedTuple):
     statuses: Mapping[str, str] = {}  # a status in the source, as `label` writes it -> status here
     ignored: Collection[str] = ()
     without_payment: bool = False
+    payment_in_cents: bool = False
     follow_pages: bool = False
 
 
@@ -64,6 +70,8 @@ class Survey:
         self.columns: dict[str, str] = {}  # each field that there is -> its name in the source
         self.unknown: list[str] = []
         self.statuses: Counter[str] = Counter()
+        self.other_statuses = 0  # rows whose status is too long, or no plain value
+        self.texts_of_json = 0  # rows whose `data` is text that looks like JSON
         self.warnings: list[str] = []
         self.rows = 0
         self._options = options
@@ -77,8 +85,7 @@ class Survey:
         """
         unseen = sorted(set(names) - self._names)
         self._names.update(unseen)
-        ignored = {name.casefold() for name in self._options.ignored}
-        new = [name for name in unseen if name.casefold() not in ignored]
+        new = [name for name in unseen if name not in self._options.ignored]
         given = self._options.columns
         for field in sorted(FIELDS, key=lambda field: field not in given):
             if field not in self.columns:
@@ -97,17 +104,39 @@ class Survey:
                 self.columns[field] = found
                 return
 
-    def check_given(self) -> None:
-        """Refuses a name that the operator gave and that the source does not have.
+    def check_row(self, names: Collection[str]) -> None:
+        """Refuses a row that has a field by another name than earlier rows.
+
+        Raises:
+            SourceError: it has.
+        """
+        for field in (field for field, name in self.columns.items() if name not in names):
+            likely = {field, *COLUMN_PROPOSALS[field]}
+            for name in names:
+                if name.casefold() in likely and name in self.unknown:
+                    raise SourceError(
+                        f"{self.where}, row {self.rows} has no {self.columns[field]}, but {name}:"
+                        f" give the field one name in all rows, or say --ignore {command([name])}"
+                    )
+
+    def check_columns(self) -> None:
+        """Refuses a source without a column that the operator named, or that is needed.
 
         Raises:
             SourceError: there is one.
         """
+        names = ", ".join(sorted(self._names))
         for field, name in self._options.columns.items():
             if field not in self.columns:
                 raise SourceError(
                     f"{self.where} has no {name}, which --column {field}={name} names; it has"
-                    f" {', '.join(sorted(self._names))}"
+                    f" {names}"
+                )
+        for field in NEEDED:
+            if field not in self.columns:
+                raise SourceError(
+                    f"{self.where} has no {field}; it has {names}: say which one it is with"
+                    f" --column {field}=NAME"
                 )
 
     def is_new(self, names: Collection[str]) -> bool:
@@ -118,6 +147,7 @@ class Survey:
         """Counts a status of the source; returns the payment's, or None if it has none."""
         name = label(value)
         if name is None:
+            self.other_statuses += 1
             return None
         if name in self.statuses or len(self.statuses) < LABELS_LIMIT:
             self.statuses[name] += 1
@@ -142,7 +172,7 @@ class Survey:
         """Returns the options that are missing before the source can be read as payments."""
         words = []
         for field, name in self.proposed_columns.items():
-            words += ["--column", f"{field}={name}"]
+            words += ["--column", f"{field}={written(name)}"]
         lacks_payment = "payment" not in self.columns and not self._options.without_payment
         if lacks_payment and self.unknown:
             # One of the unknown may be it: to propose that all be ignored would lose the values.
@@ -150,18 +180,29 @@ class Survey:
         if lacks_payment:
             words.append("--without-payment")
         for name in self.unknown:
-            words += ["--ignore", name]
+            words += ["--ignore", written(name)]
         return words
+
+    @property
+    def removal_names(self) -> list[str]:
+        """The columns that seem to mark removed rows, and that nobody decided on yet."""
+        return [name for name in self.unknown if name.casefold() in REMOVAL_NAMES]
 
     def status_option(self, name: str) -> list[str]:
         """Returns the option that says what a status becomes, with the likely answer."""
         return ["--status", f"{name}={propose_status(name) or CHOOSE}"]
 
-    def status_options(self) -> list[str]:
-        """Returns the options that are missing for the statuses."""
+    @property
+    def missing_statuses(self) -> list[str]:
+        """The statuses of which nobody has said what they become, the most frequent first."""
         names = (name for name, _ in self.statuses.most_common())
-        missing = (name for name in names if self.status_of(name) is None)
-        return [word for name in missing for word in self.status_option(name)]
+        return [name for name in names if self.status_of(name) is None]
+
+    def status_options(self) -> list[str]:
+        """Returns the options that are missing for the statuses, unless there are too many."""
+        if len(self.missing_statuses) > STATUSES_LIMIT:
+            return []
+        return [word for name in self.missing_statuses for word in self.status_option(name)]
 
 
 def propose_status(name: str) -> str | None:
@@ -179,13 +220,27 @@ def label(value: object) -> str | None:
     None stands for what is no plain value, or too long to be a status.
     """
     if isinstance(value, str):
-        plain = value.isprintable() and value and value != "null" and not value.startswith('"')
-        name = value if plain else json.dumps(value)
+        name = written(value)
     elif value is None or isinstance(value, bool | int | float):
         name = json.dumps(value)
     else:
         return None
     return name if len(name) <= LABEL_CHARACTERS else None
+
+
+def written(name: str) -> str:
+    """Returns a name as the command line writes it: as it is, or as a JSON string."""
+    plain = name.isprintable() and name and name != "null" and not name.startswith('"')
+    return name if plain else json.dumps(name)
+
+
+def read_name(text: str) -> str:
+    """Returns the name that the command line writes so.
+
+    Raises:
+        ValueError: it begins like a JSON string, and is none.
+    """
+    return str(json.loads(text)) if text.startswith('"') else text
 
 
 def command(words: Iterable[str]) -> str:
