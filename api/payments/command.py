@@ -1,4 +1,4 @@
-"""How a command reads its settings, works on the database, and says what went wrong."""
+"""Runs a command's work on the database: settings, connection, and a message for each failure."""
 
 import asyncio
 import os
@@ -36,7 +36,7 @@ def load_settings() -> config.Settings:
 
 
 def database() -> tuple[str, iam.Tokens | None]:
-    """Returns the settings that the commands for upkeep need: the URL, and what gives passwords.
+    """Returns the settings that the commands for upkeep need: the URL, and the source of passwords.
 
     Raises:
         click.ClickException: one is missing or wrong.

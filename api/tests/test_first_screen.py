@@ -113,6 +113,7 @@ async def test_by_make_it_prints_a_command_for_make(
         ("--column=amount", "is not FIELD=NAME, with id or status or payment or data"),
         ("--column=amount=payment", "is not FIELD=NAME"),
         ("--column=payment=", "is not FIELD=NAME"),
+        ("--column=payment=a --column=data=a", "two fields cannot come from one column"),
     ],
 )
 async def test_an_option_that_names_nothing(database: Database, option: str, says: str) -> None:
@@ -408,3 +409,54 @@ async def test_the_usual_table_before_any_other(database: Database, tmp_path: Pa
     result = await invoke_on(database, "import", "--from", str(path), "--dry-run")
     assert result.status == 1
     assert "several tables that could be it: invoices, refunds" in result.error
+
+
+@pytest.mark.parametrize(
+    ("rows", "field", "choice"),
+    [
+        (
+            [{"id": 1, "value": 5}, {"id": 2, "amount": 7, "value": None}],
+            "payment",
+            "value or amount",
+        ),
+        ([{"id": 1, "payment": None, "amount": 7}], "payment", "payment or amount"),
+        ([{"id": 1, "payment": 1, "state": "done"}], "status", "status or state"),
+    ],
+)
+async def test_two_columns_that_could_be_one_field(
+    database: Database, tmp_path: Path, rows: list[dict[str, object]], field: str, choice: str
+) -> None:
+    rows = [{"status": "inserted"} | row for row in rows]
+    path = json_file(tmp_path / "list", json.dumps(rows))
+    result = await invoke_on(database, "import", "--from", path)
+    assert result.status == 1
+    assert f"{field} could be {choice}: name one with --column" in result.output
+    assert f"--column {field}=CHOOSE" in result.output
+    assert "--ignore amount" not in result.output
+    assert "--ignore state" not in result.output
+    one, other = choice.split(" or ")
+    decided = ("--column", f"{field}={other}", "--ignore", one)
+    taken = await invoke_on(
+        database, "import", "--from", path, *decided, "--status", "done=consumed"
+    )
+    assert taken.status == 0, taken.error + taken.output
+
+
+async def test_payments_that_were_taken_back_name_their_option(
+    database: Database, tmp_path: Path
+) -> None:
+    rows = [{"id": n, "status": "inserted", "payment": 1} for n in (1, 2)]
+    path = json_file(tmp_path / "list", json.dumps(rows))
+    assert (await invoke_on(database, "import", "--from", path)).status == 0
+    json_file(tmp_path / "list", json.dumps(rows[:1]))
+    result = await invoke_on(database, "import", "--from", path)
+    assert "took back 1 payments; if that is right, follow it with --take-back 1" in result.error
+
+
+async def test_an_empty_list_that_is_right(database: Database, tmp_path: Path) -> None:
+    path = json_file(tmp_path / "list", "[]")
+    assert "say --allow-empty" in (await invoke_on(database, "import", "--from", path)).error
+    taken = await invoke_on(database, "import", "--from", path, "--allow-empty")
+    assert taken.status == 0, taken.error
+    verified = await invoke_on(database, "verify", "--from", path, "--allow-empty")
+    assert verified.output.endswith("there is no payment on either side.\n")

@@ -1,1 +1,1 @@
-"""What has an end: the import of the old system's payments, and their comparison with it."""
+"""The import of the old system's payments and their comparison: deleted with the old system."""

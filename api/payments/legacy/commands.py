@@ -46,6 +46,8 @@ def _column(
         if field not in FIELDS or not name:
             raise click.BadParameter(f"{text!r} is not FIELD=NAME, with {' or '.join(FIELDS)}")
         _put(columns, field, _name(name))
+    if len(set(columns.values())) < len(columns):
+        raise click.BadParameter("two fields cannot come from one column")
     return columns
 
 
@@ -82,6 +84,66 @@ def _put(pairs: dict[str, str], name: str, value: str) -> None:
         raise click.BadParameter(f"{name!r} is given twice: {pairs[name]!r} and {value!r}")
 
 
+# In the opposite order of the help.
+SOURCE_OPTIONS = (
+    click.option("--allow-empty", is_flag=True, help="Go on although the source has no payments."),
+    click.option(
+        "--follow-pages",
+        is_flag=True,
+        help="Ask an address for all its pages, as their `Link` headers name them.",
+    ),
+    click.option(
+        "--payment-in-cents",
+        is_flag=True,
+        help="The source counts in cents: 1250 becomes 12.50.",
+    ),
+    click.option(
+        "--without-payment",
+        is_flag=True,
+        help="The source has no values: payments get null, and values are not compared.",
+    ),
+    click.option(
+        "--ignore",
+        "ignored",
+        multiple=True,
+        metavar="NAME",
+        callback=_ignored,
+        help="A column or field to leave behind; give it once for each.",
+    ),
+    click.option(
+        "--status",
+        "statuses",
+        multiple=True,
+        metavar="OLD=STATUS",
+        callback=_status,
+        help="What a status of the old system becomes, such as done=consumed or"
+        " null=inserted; give it once for each.",
+    ),
+    click.option(
+        "--column",
+        "columns",
+        multiple=True,
+        metavar="FIELD=NAME",
+        callback=_column,
+        help="The column or field that becomes id, status, payment or data, such as"
+        " payment=amount; give it once for each.",
+    ),
+    click.option(
+        "--table",
+        help="The table of a SQLite file. By default payment, payments, or the only one that"
+        " has id and status.",
+    ),
+    click.option(
+        "--from",
+        "name",
+        required=True,
+        metavar="SOURCE",
+        help="A SQLite file, the address of the old system's /list, a file with its answer, or"
+        " - for standard input.",
+    ),
+)
+
+
 def _source_options(function: Callable[..., None]) -> Callable[..., None]:
     """Gives a command `name`, `options` and `allow_empty`."""
 
@@ -102,65 +164,7 @@ def _source_options(function: Callable[..., None]) -> Callable[..., None]:
         )
         function(options=options, **others)
 
-    for option in (
-        click.option(
-            "--allow-empty", is_flag=True, help="Go on although the source has no payments."
-        ),
-        click.option(
-            "--follow-pages",
-            is_flag=True,
-            help="Ask an address for all its pages, as their `Link` headers name them.",
-        ),
-        click.option(
-            "--payment-in-cents",
-            is_flag=True,
-            help="The source counts in cents: 1250 becomes 12.50.",
-        ),
-        click.option(
-            "--without-payment",
-            is_flag=True,
-            help="The source has no values: payments get null, and values are not compared.",
-        ),
-        click.option(
-            "--ignore",
-            "ignored",
-            multiple=True,
-            metavar="NAME",
-            callback=_ignored,
-            help="A column or field to leave behind; give it once for each.",
-        ),
-        click.option(
-            "--status",
-            "statuses",
-            multiple=True,
-            metavar="OLD=STATUS",
-            callback=_status,
-            help="What a status of the old system becomes, such as done=consumed or"
-            " null=inserted; give it once for each.",
-        ),
-        click.option(
-            "--column",
-            "columns",
-            multiple=True,
-            metavar="FIELD=NAME",
-            callback=_column,
-            help="The column or field that becomes id, status, payment or data, such as"
-            " payment=amount; give it once for each.",
-        ),
-        click.option(
-            "--table",
-            help="The table of a SQLite file. By default payment, payments, or the only one that"
-            " has id and status.",
-        ),
-        click.option(
-            "--from",
-            "name",
-            required=True,
-            metavar="SOURCE",
-            help="A SQLite file, the address of the old system's /list, a file with its answer, or"
-            " - for standard input.",
-        ),
-    ):
+    for option in SOURCE_OPTIONS:
         with_options = option(with_options)
     return with_options
 
@@ -283,7 +287,7 @@ async def _import(connection: asyncpg.Connection, asked: _Asked) -> None:
     _print_differences(first, err=True)
     if left_out:
         echo(f"{left_out:,} rows cannot be imported; {asked.report_name} lists them", err=True)
-    if reason := _reason_to_stop(survey, plan, asked, left_out):
+    if reason := next(_reasons_to_stop(survey, plan, asked, left_out), None):
         _propose(survey, plan, asked)
         raise importer.ImportFailed(f"nothing was imported: {reason}")
     to_do = plan.forward + (plan.back if asked.back else 0)
@@ -296,25 +300,29 @@ async def _import(connection: asyncpg.Connection, asked: _Asked) -> None:
         echo(f"{to_do:,} payments imported or changed.")
 
 
-def _reason_to_stop(survey: Survey, plan: "Plan", asked: _Asked, left_out: int) -> str | None:
-    """Returns why the import must not go on, None if it may."""
+def _reasons_to_stop(survey: Survey, plan: "Plan", asked: _Asked, left_out: int) -> Iterator[str]:
+    """Gives why the import must not go on; the first of several is the cause of the others."""
     if survey.layout_options():
-        return "the source needs more options"
+        yield "the source needs more options"
     if survey.rows and plan.found["refused"] == survey.rows:
-        return "no row of the source can be imported"
+        yield "no row of the source can be imported"
     if asked.take_back is not None and plan.back > asked.take_back:
-        return (
+        yield (
             f"the old system took back {plan.back:,} payments, more than --take-back"
             f" {asked.take_back}; is it the right source?"
         )
     if asked.back and plan.counts.get("gone") and plan.found["without_id"]:
-        return (
+        yield (
             f"{plan.found['without_id']:,} rows have no id that can be read, so that payments only"
             " seem to be gone; fix these ids first"
         )
+    if plan.back and not asked.back and not asked.take_the_rest:
+        yield (
+            f"the old system took back {plan.back:,} payments; if that is right, follow it with"
+            f" --take-back {plan.back}, or keep these payments with --take-the-rest"
+        )
     if left_out and not asked.take_the_rest:
-        return "fix these rows in a copy of the source, or leave them out with --take-the-rest"
-    return None
+        yield "fix these rows in a copy of the source, or leave them out with --take-the-rest"
 
 
 @click.command("verify")
@@ -457,6 +465,9 @@ def _propose(survey: Survey, plan: "Plan", asked: _Asked) -> None:
         words.append("--take-the-rest")
     if not words or not some_are_good:
         return
+    for field, names in survey.rivals.items():
+        choice = command([written(name) for name in names]).replace(" ", " or ")
+        echo(f"\n{field} could be {choice}: name one with --column, and the others with --ignore.")
     undecided = any(word.endswith(f"={CHOOSE}") for word in words)
     echo(f"\nReplace {CHOOSE}, and this imports it:" if undecided else "\nThis imports it:")
     flags = command([*asked.words(), *words])
@@ -471,7 +482,7 @@ def _propose(survey: Survey, plan: "Plan", asked: _Asked) -> None:
         echo(f"\n  payments import --from {source} {flags}\n")
     if not is_shown:
         echo("OLD stands for the source.")
-    if f"payment={CHOOSE}" in words:
+    if f"payment={CHOOSE}" in words and "payment" not in survey.columns:
         echo("If the source has no values: --without-payment, and --ignore for each other name.")
 
 

@@ -85,7 +85,7 @@ class UrlInput:
         try:
             request = urllib.request.Request(url, headers={"Accept": "application/json"})  # noqa: S310 - the scheme was looked at
             if authorization := os.environ.get("IMPORT_AUTHORIZATION"):
-                request.add_unredirected_header("Authorization", authorization)
+                request.add_header("Authorization", authorization)
             opener = urllib.request.build_opener(_NoRedirect)
             answer: http.client.HTTPResponse = opener.open(request, timeout=HTTP_TIMEOUT_SECONDS)
         except urllib.error.HTTPError as error:

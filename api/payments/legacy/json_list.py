@@ -155,7 +155,7 @@ class JsonSource:
                         raise self._no_end()
                     first = first or text
                     yield value, text
-            if first is None is begin:
+            if first is None and begin is None:
                 raise self._no_end()
             begin = first
 

@@ -61,7 +61,7 @@ class Report:
             self._writer.writerow(row)
 
     def finish(self) -> None:
-        """Puts the report in the place of an earlier one, safe on disk.
+        """Replaces an earlier report.
 
         Raises:
             ReportError: the disk is full, or the like; the earlier report is as it was.
@@ -91,7 +91,9 @@ class Report:
         if path.is_file() or not path.exists():
             self._path = path.resolve()
             path = self._beside = self._path.with_name(f"{self._path.name}.{os.getpid()}.new")
-        return path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+        return path.open(
+            "x" if self._beside else "w", encoding="utf-8", errors="backslashreplace", newline=""
+        )
 
     @contextmanager
     def _failing(self) -> Iterator[None]:

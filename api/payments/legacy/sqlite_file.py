@@ -89,9 +89,9 @@ class SqliteSource:
             raise SourceError(f"{self._path} was opened by a writer while it was read: try again")
 
     def _connect(self, bare: bool) -> sqlite3.Connection:
-        """Opens the file; one without the log that it should have, as if nobody ever wrote it.
+        """Opens the file; one that lacks its write-ahead log is opened as immutable.
 
-        Otherwise SQLite would make a new log beside it, and leave that behind.
+        Otherwise SQLite would create a new log beside it, and leave that behind.
         """
         connection = sqlite3.connect(
             f"file:{quote(os.fsencode(self._path))}?mode=ro" + ("&immutable=1" if bare else ""),
@@ -291,7 +291,7 @@ def _read_some(connection: sqlite3.Connection, sql: str, first: int) -> list[tup
 def _check_owner(path: Path) -> None:
     """Refuses a file whose owner could not write any more once another user has read it.
 
-    Who opens a file with a write-ahead log makes its `-wal` and `-shm`, and leaves them behind.
+    A reader of a file with a write-ahead log creates its `-wal` and `-shm`, and may leave them.
     """
     owner = path.stat().st_uid
     if os.geteuid() not in {0, owner}:

@@ -116,7 +116,7 @@ class Survey:
                 if name.casefold() in likely and name in self.unknown:
                     raise SourceError(
                         f"{self.where}, row {self.rows} has no {self.columns[field]}, but {name}:"
-                        f" give the field one name in all rows, or say --ignore {command([name])}"
+                        " give the field one name in all rows"
                     )
 
     def check_columns(self) -> None:
@@ -157,7 +157,7 @@ class Survey:
 
     @property
     def proposed_columns(self) -> dict[str, str]:
-        """The fields that are read from a column which nobody has named yet."""
+        """The fields that come from a column with another name, which the operator did not give."""
         return {
             field: name
             for field, name in self.columns.items()
@@ -170,18 +170,37 @@ class Survey:
 
     def layout_options(self) -> list[str]:
         """Returns the options that are missing before the source can be read as payments."""
+        if not self._names:
+            return []
         words = []
+        rivals = self.rivals
+        for field in rivals:
+            words += ["--column", f"{field}={CHOOSE}"]
         for field, name in self.proposed_columns.items():
-            words += ["--column", f"{field}={written(name)}"]
+            if field not in rivals:
+                words += ["--column", f"{field}={written(name)}"]
         lacks_payment = "payment" not in self.columns and not self._options.without_payment
         if lacks_payment and self.unknown:
             # One of the unknown may be it: to propose that all be ignored would lose the values.
             return [*words, "--column", f"payment={CHOOSE}"]
         if lacks_payment:
             words.append("--without-payment")
+        undecided = {name for names in rivals.values() for name in names}
         for name in self.unknown:
-            words += ["--ignore", written(name)]
+            if name not in undecided:
+                words += ["--ignore", written(name)]
         return words
+
+    @property
+    def rivals(self) -> dict[str, list[str]]:
+        """The fields that could be read from several columns, of which the operator named none."""
+        found = {}
+        for field, bound in self.columns.items():
+            likely = {field, *COLUMN_PROPOSALS[field]}
+            others = [name for name in self.unknown if name.casefold() in likely]
+            if others and field not in self._options.columns:
+                found[field] = [bound, *others]
+        return found
 
     @property
     def removal_names(self) -> list[str]:
