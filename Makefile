@@ -129,6 +129,11 @@ import: $(STAMP) ## Imports the old system's payments into a running `make run` 
 	@PYTHONPATH=api .venv/bin/python -m laptop.database import --from "$$FROM" \
 	  --report .data/import-report.csv $(IMPORT_FLAGS)
 
+.PHONY: compare
+compare: $(STAMP) ## Compares the old system's payments with those of a running `make run` (FROM=, IMPORT_FLAGS=)
+	@test -n "$$FROM" || { echo "make compare needs FROM=, as make import has it" >&2; exit 2; }
+	@PYTHONPATH=api .venv/bin/python -m laptop.database verify --from "$$FROM" $(IMPORT_FLAGS)
+
 # Three tiers: `test`, `test-all`, and .ci/run, which adds what takes a machine of its own. What
 # is marked slow in a suite, or needs more than Python's packages, is in the second.
 .PHONY: test

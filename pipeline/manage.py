@@ -103,7 +103,7 @@ def check_whole(file: Path) -> None:
             source = shlex.quote(str(file.absolute()))
             sys.exit(
                 f"FILE: {file} is not the whole database, {beside} belongs to it. Make a copy of"
-                f' both and send that:\n\n  sqlite3 {source} ".backup whole.sqlite3"\n'
+                f" both and send that:\n\n  sqlite3 {source} \"VACUUM INTO 'whole.sqlite3'\"\n"
             )
 
 

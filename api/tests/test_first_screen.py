@@ -55,7 +55,7 @@ async def test_the_printed_command_imports_it(database: Database, old: str) -> N
     (printed,) = re.findall(r"^  payments (import .*)$", first.output, re.MULTILINE)
     second = await invoke_on(database, *shlex.split(printed))
     assert second.status == 0, second.error
-    assert "4 payments imported or changed." in second.output
+    assert "4 payments imported or changed; 2 rows are left out." in second.output
     rows = await database.fetch("SELECT id, status::text, payment::text FROM payments ORDER BY id")
     assert [tuple(row) for row in rows] == [
         (1, "inserted", "12.10"),
@@ -302,11 +302,12 @@ async def test_nothing_is_gone_while_an_id_cannot_be_read(
     assert count["count"] == 2
 
 
-async def test_a_dry_run_proposes_a_dry_run(database: Database, old: str) -> None:
+async def test_what_a_dry_run_proposes_imports(database: Database, old: str) -> None:
     options = ("--dry-run", "--take-back", "3")
     result = await invoke_on(database, "import", "--from", old, *options)
     (printed,) = re.findall(r"^  payments (import .*)$", result.output, re.MULTILINE)
-    assert set(options) <= set(shlex.split(printed))
+    assert "--dry-run" not in printed
+    assert "--take-back 3" in printed
 
 
 async def test_the_report_is_not_the_standard_input(database: Database, tmp_path: Path) -> None:
@@ -442,15 +443,62 @@ async def test_two_columns_that_could_be_one_field(
     assert taken.status == 0, taken.error + taken.output
 
 
-async def test_payments_that_were_taken_back_name_their_option(
-    database: Database, tmp_path: Path
-) -> None:
-    rows = [{"id": n, "status": "inserted", "payment": 1} for n in (1, 2)]
+async def test_payments_that_were_taken_back(database: Database, tmp_path: Path) -> None:
+    rows = [{"id": n, "status": "inserted", "payment": 1} for n in (1, 2, 3)]
     path = json_file(tmp_path / "list", json.dumps(rows))
     assert (await invoke_on(database, "import", "--from", path)).status == 0
-    json_file(tmp_path / "list", json.dumps(rows[:1]))
+    await database.fetch(
+        "UPDATE payments SET status = 'consumed', consumed_at = now(), consumed_by = 'shop',"
+        " updated_at = clock_timestamp() WHERE id = 1"
+    )
+    # One is gone; one is consumed here, which is no fault of the row.
+    json_file(tmp_path / "list", json.dumps(rows[:2]))
     result = await invoke_on(database, "import", "--from", path)
+    assert result.status == 1
     assert "took back 1 payments; if that is right, follow it with --take-back 1" in result.error
+    assert "and --take-the-rest for the other 1 rows" in result.error
+    assert "This imports it" not in result.output  # it would keep the payment that is gone
+    look = await invoke_on(
+        database, "import", "--from", path, "--dry-run", "--take-back", "1", "--take-the-rest"
+    )
+    assert "is gone from the old system since" in look.error
+    assert "1 payments would be imported or changed; 1 rows are left out." in look.output
+    options = ("--take-back", "1", "--take-the-rest")
+    assert (await invoke_on(database, "import", "--from", path, *options)).status == 0
+    again = await invoke_on(database, "import", "--from", path, *options)
+    assert "Nothing to do; 1 rows are left out." in again.output
+    strict = await invoke_on(database, "verify", "--from", path)
+    assert strict.status == 1
+    assert "row 1, id 1: it is inserted, and consumed here" in strict.output
+    verified = await invoke_on(database, "verify", "--from", path, "--take-the-rest")
+    assert verified.status == 0, verified.error
+    assert "1 rows are left out." in verified.output
+
+
+async def test_verify_leaves_out_only_what_the_import_does(
+    database: Database, tmp_path: Path
+) -> None:
+    rows = [{"id": n, "status": "inserted", "payment": n} for n in (1, 2, 3)]
+    rows.append({"id": 4, "status": "inserted", "payment": -4})
+    path = json_file(tmp_path / "list", json.dumps(rows))
+    assert (await invoke_on(database, "import", "--from", path, "--take-the-rest")).status == 0
+    verified = await invoke_on(database, "verify", "--from", path, "--take-the-rest")
+    assert verified.status == 0, verified.error
+    json_file(tmp_path / "list", json.dumps([rows[0], rows[1] | {"payment": 9}, rows[3]]))
+    await database.fetch("INSERT INTO payments (id, created_by) VALUES (9, 'shop')")
+    result = await invoke_on(database, "verify", "--from", path, "--take-the-rest")
+    assert result.status == 1
+    assert "row 2, id 2: its payment is 9.00, and 2.00 here" in result.output
+    assert "id 3: it is here alone" in result.output
+    assert "id 9: it is here alone; it was made by shop" in result.output
+    assert "3 payments differ" in result.error
+
+
+async def test_an_option_that_matches_nothing(database: Database, old: str) -> None:
+    options = ("--ignore", "customr", "--status", "don=consumed")
+    result = await invoke_on(database, "import", "--from", old, *options)
+    assert "--ignore names what the source does not have: customr" in result.error
+    assert "--status names what the source does not have: don" in result.error
 
 
 async def test_an_empty_list_that_is_right(database: Database, tmp_path: Path) -> None:

@@ -58,7 +58,9 @@ def test_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
     ("answer", "says"),
     [
         (b"HTTP/1.0 500 Broken\r\n\r\n[]", "answers 500 Broken"),
-        (b"HTTP/1.0 401 No\r\n\r\n[]", "answers 401 No"),
+        (b"HTTP/1.0 401 No\r\n\r\n[]", "answers 401 No: put .* into IMPORT_AUTHORIZATION"),
+        (b"HTTP/1.0 404 No\r\n\r\n", "answers 404 No: give the whole address"),
+        (b"HTTP/1.0 200 OK\r\nSunset: x\r\n\r\n[]", "is the new system's own /list"),
         (b"HTTP/1.0 204 Nothing\r\n\r\n", "answers 204"),
         (b"HTTP/1.0 302 There\r\nLocation: http://127.0.0.1:9/x\r\n\r\n", r"answers 302 .*9/x\)"),
         (whole(b"<html>"), "is no JSON array"),

@@ -191,7 +191,7 @@ async def test_a_list_of_ids_and_statuses(
     assert (await stored(database))[0][:4] == (1, "inserted", "{}", None)
     ok(await import_(str(path), "--without-payment"), "Nothing to do.")
     result = await verify(str(path), "--without-payment")
-    ok(result, "sum not there 0.00", "No difference in id and status;", "no payment and data to")
+    ok(result, "sum not compared 0.00", "No difference in id and status;", "no payment and data to")
     # The file knows more, and says so.
     failed(await verify(OLD), "row 1, id 1: its payment is 12.10, and null here")
 
@@ -345,7 +345,10 @@ async def test_a_copy_that_may_be_old_is_told(
     for result in (await import_(str(path)), await verify(str(path))):
         ok(result)
         assert "Warning: " in result.error
-        assert "If this is a copy of a file in use, its newest payments are missing" in result.error
+        assert (
+            "If this is a bare copy of a file in use, its newest payments are missing"
+            in result.error
+        )
 
 
 async def test_only_one_page_is_not_imported(database: Database, import_: Import) -> None:
@@ -565,7 +568,11 @@ async def test_the_wrong_source_takes_nothing_back(database: Database, import_: 
 async def test_a_refused_row_is_not_gone(database: Database, import_: Import) -> None:
     ok(await import_(OLD))
     since = [(1, "?", None, None), *OLD[1:]]
-    ok(await import_(since, "--take-back", "9", "--take-the-rest"), "1 refused", "Nothing to do.")
+    ok(
+        await import_(since, "--take-back", "9", "--take-the-rest"),
+        "1 refused",
+        "Nothing to do; 1 rows are left out.",
+    )
     assert len(await stored(database)) == 3
 
 
@@ -596,7 +603,10 @@ async def test_what_was_made_or_changed_here_stays(
             ["3", "3", f"{CLIENT} made a payment with this id here"],
             ["4", "4", f"{CLIENT} deleted it here"],
         ]
-    ok(await import_(since, "--take-the-rest", "--take-back", "9"), "Nothing to do.")
+    ok(
+        await import_(since, "--take-the-rest", "--take-back", "9"),
+        "Nothing to do; 4 rows are left out.",
+    )
     assert await everything(database) == before
 
 

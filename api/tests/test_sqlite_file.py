@@ -422,7 +422,7 @@ def test_a_copy_without_its_write_ahead_log_is_said(tmp_path: Path) -> None:
         assert list(opened.rows()) == []
         [warning] = opened.survey.warnings
         assert "its newest payments are missing" in warning
-        assert f"sqlite3 {path} '.backup copy.sqlite3'" in warning
+        assert "sqlite3 FILE \"VACUUM INTO 'copy.sqlite3'\"" in warning
 
 
 def test_a_copy_that_a_writer_opens_while_it_is_read(
@@ -452,7 +452,7 @@ def test_the_owner_can_write_after_another_user_read(monkeypatch: pytest.MonkeyP
             write_ahead(path, [(1, "inserted", None, None)])
         before = sorted(directory.iterdir())
         monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
-        command = re.escape(f"sqlite3 {path} '.backup copy.sqlite3'")
+        command = re.escape(f"sqlite3 {path} \"VACUUM INTO 'copy.sqlite3'\"")
         with pytest.raises(SourceError, match=f"belongs to user {owner}: .*{command}"):
             read(path)
         assert sorted(directory.iterdir()) == before

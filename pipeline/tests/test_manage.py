@@ -119,7 +119,7 @@ def test_a_database_that_goes_on_in_another_file_is_refused(cluster: Path, in_us
     for file in (in_use, link):
         message = refusal(cluster, file)
         assert f"FILE: {file} is not the whole database, {in_use}-" in message
-        assert f'sqlite3 {file} ".backup whole.sqlite3"' in message
+        assert f"sqlite3 {file} \"VACUUM INTO 'whole.sqlite3'\"" in message
 
 
 def test_a_copy_made_as_the_message_says_is_sent(cluster: Path, tmp_path: Path) -> None:

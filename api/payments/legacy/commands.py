@@ -263,7 +263,6 @@ class _Asked(NamedTuple):
             "--without-payment": options.without_payment,
             "--payment-in-cents": options.payment_in_cents,
             "--follow-pages": options.follow_pages,
-            "--dry-run": self.dry_run,
         }
         return [*words, *(flag for flag, is_set in flags.items() if is_set)]
 
@@ -279,11 +278,15 @@ async def _import(connection: asyncpg.Connection, asked: _Asked) -> None:
         survey = source.survey
         _print_survey(survey, plan, asked.options)
         _refuse(survey, asked.options, asked.allow_empty)
-        first = await importer.write_report(connection, report, take_back=asked.back)
+        # A dry run lists what would be taken back as well: it is there to be read.
+        listed = asked.back and not asked.dry_run
+        first = await importer.write_report(connection, report, take_back=listed)
     left_out = plan.kept + (0 if asked.back else plan.back)
     echo()
     for verdict, count in sorted(plan.counts.items()):
         echo(f"{count:>12,} {verdict}")
+    if plan.back:
+        echo(f"{plan.back:>12,} taken back by the old system in all")
     _print_differences(first, err=True)
     if left_out:
         echo(f"{left_out:,} rows cannot be imported; {asked.report_name} lists them", err=True)
@@ -291,18 +294,19 @@ async def _import(connection: asyncpg.Connection, asked: _Asked) -> None:
         _propose(survey, plan, asked)
         raise importer.ImportFailed(f"nothing was imported: {reason}")
     to_do = plan.forward + (plan.back if asked.back else 0)
+    besides = f"; {left_out:,} rows are left out" if left_out else ""
     if not to_do:
-        echo("Nothing to do.")
+        echo(f"Nothing to do{besides}.")
     elif asked.dry_run:
-        echo(f"{to_do:,} payments would be imported or changed.")
+        echo(f"{to_do:,} payments would be imported or changed{besides}.")
     else:
         await importer.carry_out(connection, plan, take_back=asked.back)
-        echo(f"{to_do:,} payments imported or changed.")
+        echo(f"{to_do:,} payments imported or changed{besides}.")
 
 
 def _reasons_to_stop(survey: Survey, plan: "Plan", asked: _Asked, left_out: int) -> Iterator[str]:
     """Gives why the import must not go on; the first of several is the cause of the others."""
-    if survey.layout_options():
+    if survey.layout_options() or (survey.status_options() and not asked.take_the_rest):
         yield "the source needs more options"
     if survey.rows and plan.found["refused"] == survey.rows:
         yield "no row of the source can be imported"
@@ -319,7 +323,9 @@ def _reasons_to_stop(survey: Survey, plan: "Plan", asked: _Asked, left_out: int)
     if plan.back and not asked.back and not asked.take_the_rest:
         yield (
             f"the old system took back {plan.back:,} payments; if that is right, follow it with"
-            f" --take-back {plan.back}, or keep these payments with --take-the-rest"
+            f" --take-back {plan.back}"
+            + (f", and --take-the-rest for the other {plan.kept:,} rows" if plan.kept else "")
+            + ". To keep them here: --take-the-rest alone"
         )
     if left_out and not asked.take_the_rest:
         yield "fix these rows in a copy of the source, or leave them out with --take-the-rest"
@@ -328,14 +334,21 @@ def _reasons_to_stop(survey: Survey, plan: "Plan", asked: _Asked, left_out: int)
 @click.command("verify")
 @_source_options
 @click.option(
+    "--take-the-rest",
+    is_flag=True,
+    help="Count what the import leaves out as no difference: rows that cannot be imported, and"
+    " payments that were created or changed here.",
+)
+@click.option(
     "--show", type=click.IntRange(0), default=10, show_default=True, help="Differences to list."
 )
-def verify_command(*, name: str, options: Options, allow_empty: bool, show: int) -> None:
+def verify_command(
+    *, name: str, options: Options, allow_empty: bool, take_the_rest: bool, show: int
+) -> None:
     """Compare the old system's payments with those here, row by row; exit with 1 if any differs.
 
     The last line says what was compared: a source that has no `data`, say, cannot differ in it.
-    A payment that is deleted here counts as not here. Takes the options of the import that say
-    what the source holds.
+    Takes the options of the import that say what the source holds.
 
     \b
     payments verify --from old.sqlite3
@@ -345,7 +358,8 @@ def verify_command(*, name: str, options: Options, allow_empty: bool, show: int)
 
     async def work(connection: asyncpg.Connection) -> "tuple[Survey, Comparison]":
         source = open_source(name, options)
-        return source.survey, await importer.verify(connection, source, show)
+        compared = await importer.verify(connection, source, show, take_the_rest=take_the_rest)
+        return source.survey, compared
 
     with _failures(SourceError):
         survey, compared = on_database(work)
@@ -364,7 +378,8 @@ def verify_command(*, name: str, options: Options, allow_empty: bool, show: int)
     _print_differences(compared.first, err=False)
     if not compared.equal:
         raise click.ClickException(f"{compared.differences:,} payments differ")
-    echo(_no_difference(survey))
+    besides = f" {compared.excepted:,} rows are left out." if compared.excepted else ""
+    echo(_no_difference(survey) + besides)
 
 
 def _no_difference(survey: Survey) -> str:
@@ -416,6 +431,8 @@ def _print_survey(survey: Survey, plan: "Plan", options: Options) -> None:
 
 def _warnings(survey: Survey, plan: "Plan", options: Options) -> Iterator[str]:
     """Gives what is imported as it stands, and may mean something else."""
+    for option, names in survey.unused(options).items():
+        yield f"{option} names what the source does not have: {', '.join(names)}"
     for name in survey.removal_names:
         yield (
             f"{name} may mark removed payments, which would be imported like the others: import a"
@@ -461,7 +478,9 @@ def _propose(survey: Survey, plan: "Plan", asked: _Asked) -> None:
 
     words = [*survey.layout_options(), *survey.status_options()]
     some_are_good = plan.found["faulty"] < survey.rows
-    if some_are_good and (plan.kinds or plan.kept > plan.counts.get("refused", 0)):
+    is_decided = asked.back or not plan.back  # or it would keep what the old system took back
+    leaves_out = plan.kinds or plan.kept > plan.counts.get("refused", 0)
+    if some_are_good and is_decided and leaves_out and not asked.take_the_rest:
         words.append("--take-the-rest")
     if not words or not some_are_good:
         return
@@ -501,4 +520,6 @@ def _print_differences(differences: Iterable["Difference"], *, err: bool) -> Non
 
 
 def _cell(value: object) -> str:
-    return "not there" if value is None else f"{value:,}" if not isinstance(value, str) else value
+    if value is None:
+        return "not compared"
+    return value if isinstance(value, str) else f"{value:,}"

@@ -3,6 +3,7 @@
 import http.client
 import os
 import re
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -29,6 +30,21 @@ _RANGE_TOTAL = re.compile(r"(?:\S+\s+)?[0-9]+-[0-9]+/([0-9]{1,18})")
 # RFC 8288, section 3: a target in angle brackets, then parameters, some of them without a value.
 _LINK = re.compile(r'<([^>]*)>((?:[^",]|"(?:[^"\\]|\\.)*")*)')
 _PARAMETER = re.compile(r';\s*([^\s=;"]+)\s*(?:=\s*(?:"((?:[^"\\]|\\.)*)"|([^";\s]*)))?')
+
+
+_ADVICE = {
+    401: ": put the value of its Authorization header into IMPORT_AUTHORIZATION",
+    403: ": put the value of its Authorization header into IMPORT_AUTHORIZATION",
+    404: ": give the whole address, such as https://old.example.com/list",
+}
+
+
+def _reason(error: BaseException | str) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate cannot be trusted ({error.verify_message})"
+    if isinstance(error, ssl.SSLError):
+        return "it does not speak TLS; is it http://?"
+    return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -91,16 +107,23 @@ class UrlInput:
         except urllib.error.HTTPError as error:
             error.close()
             to = error.headers.get("Location")
-            raise SourceError(
-                f"{self.name} answers {error.code} {error.reason}"
-                + (f" ({public(urljoin(url, to))}): give that address" if to else "")
-            ) from None
+            advice = (
+                f" ({public(urljoin(url, to))}): give that address"
+                if to
+                else _ADVICE.get(error.code, "")
+            )
+            raise SourceError(f"{self.name} answers {error.code} {error.reason}{advice}") from None
         except urllib.error.URLError as error:
-            raise SourceError(f"{self.name}: {error.reason}") from None
+            raise SourceError(f"{self.name}: {_reason(error.reason)}") from None
         except (ValueError, http.client.InvalidURL):  # the message would repeat the header, or all
             raise SourceError(
                 f"{self.name} is no address, or IMPORT_AUTHORIZATION no header"
             ) from None
+        if "Sunset" in answer.headers:
+            answer.close()
+            raise SourceError(
+                f"{self.name} is the new system's own /list: give the address of the old one"
+            )
         if answer.status != 200:
             answer.close()
             raise SourceError(f"{self.name} answers {answer.status} {answer.reason}")

@@ -238,10 +238,13 @@ WHERE deleted_at IS NULL
 
 DIFFERENCES = """
 SELECT
-  o.number, coalesce(o.id, p.id) AS id, count(*) OVER () AS all,
+  o.number, coalesce(o.id, p.id) AS id, e.is_excepted,
+  count(*) FILTER (WHERE NOT e.is_excepted) OVER () AS all,
+  count(*) FILTER (WHERE e.is_excepted) OVER () AS excepted,
   CASE
     WHEN o.reason IS NOT NULL THEN o.reason
     WHEN p.id IS NULL THEN 'it is not here'
+    WHEN p.deleted_at IS NOT NULL THEN 'it was deleted here by ' || p.deleted_by
     WHEN o.number IS NULL THEN 'it is here alone; it was made by ' || p.created_by
     WHEN p.status::text <> o.status THEN format('it is %s, and %s here', o.status, p.status)
     WHEN o.payment_given AND p.payment IS DISTINCT FROM o.cents * 0.01 THEN format(
@@ -251,12 +254,25 @@ SELECT
     ELSE 'its data is not the same here'
   END AS what
 FROM old_payments AS o
-FULL JOIN (SELECT * FROM payments WHERE deleted_at IS NULL) AS p ON p.id = o.id
+FULL JOIN payments AS p ON p.id = o.id
+CROSS JOIN LATERAL (
+  SELECT
+    $2 AND o.number IS NOT NULL AND (
+      o.reason IS NOT NULL OR p.created_by <> 'payments import'
+      OR coalesce(p.consumed_by <> 'payments import', false)
+      OR coalesce(p.deleted_by <> 'payments import', false)
+    ) IS TRUE AS is_excepted
+) AS e
 WHERE
-  o.number IS NULL OR p.id IS NULL OR o.reason IS NOT NULL OR p.status::text <> o.status
-  OR o.payment_given AND p.payment IS DISTINCT FROM o.cents * 0.01
-  OR o.data IS NOT NULL AND p.data IS DISTINCT FROM o.data
-ORDER BY o.number NULLS LAST, id
+  CASE
+    WHEN o.number IS NULL THEN p.deleted_at IS NULL
+    WHEN p.id IS NULL OR p.deleted_at IS NOT NULL OR o.reason IS NOT NULL THEN true
+    ELSE
+      p.status::text <> o.status
+      OR o.payment_given AND p.payment IS DISTINCT FROM o.cents * 0.01
+      OR o.data IS NOT NULL AND p.data IS DISTINCT FROM o.data
+  END
+ORDER BY e.is_excepted, o.number NULLS LAST, id
 LIMIT $1
 """
 
@@ -265,7 +281,7 @@ BACK = {
     "gone": "it was imported, and is gone from the old system since",
     "returned": "it was gone, so that an import deleted it, and is there again",
     "replaced": "it has another payment or other data than when it was imported",
-    "reopened": "it was imported as consumed, and is inserted again",
+    "reopened": "it was imported as consumed, and is inserted again, or by another --status",
 }
 KEPT = {
     "refused": "{reason}",
@@ -316,13 +332,15 @@ class Comparison(NamedTuple):
     old: dict[str, object]
     new: dict[str, object]
     differences: int
+    excepted: int  # rows that an import leaves out, and that count as no difference
     first: list[Difference]
 
     @property
     def equal(self) -> bool:
         """Whether nothing differs; a sum that the source does not have is not compared."""
-        return not self.differences and all(
-            value is None or value == self.new[name] for name, value in self.old.items()
+        return not self.differences and (
+            self.excepted > 0
+            or all(value is None or value == self.new[name] for name, value in self.old.items())
         )
 
 
@@ -385,10 +403,13 @@ async def write_report(
     return first
 
 
-async def verify(connection: asyncpg.Connection, source: Source, show: int) -> Comparison:
-    """Compares all payments, those deleted here left out, and returns the first `show` that differ.
+async def verify(
+    connection: asyncpg.Connection, source: Source, show: int, *, take_the_rest: bool
+) -> Comparison:
+    """Compares all payments and returns the first `show` that differ.
 
-    Changes nothing but a temporary table; the connection must be able to make one.
+    Changes nothing but a temporary table; the connection must be able to make one. With
+    `take_the_rest`, rows that the import leaves out count as no difference.
 
     Raises:
         SourceError: the source cannot be read to its end.
@@ -397,9 +418,15 @@ async def verify(connection: asyncpg.Connection, source: Source, show: int) -> C
     await _fill(connection, source)
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         [old], [new] = await connection.fetch(OLD), await connection.fetch(NEW)
-        rows = await connection.fetch(DIFFERENCES, max(show, 1))  # each row has the number of all
-    first = [Difference(row["number"], row["id"], row["what"]) for row in rows[:show]]
-    return Comparison(dict(old), dict(new), rows[0]["all"] if rows else 0, first)
+        # Each row has the number of all.
+        rows = await connection.fetch(DIFFERENCES, max(show, 1), take_the_rest)
+    first = [
+        Difference(row["number"], row["id"], row["what"])
+        for row in rows[:show]
+        if not row["is_excepted"]
+    ]
+    differences, excepted = (rows[0]["all"], rows[0]["excepted"]) if rows else (0, 0)
+    return Comparison(dict(old), dict(new), differences, excepted, first)
 
 
 async def _stage(connection: asyncpg.Connection, source: Source) -> None:
@@ -481,7 +508,7 @@ class Progress:
         trace: TracebackType | None,
     ) -> None:
         self._bar.close()
-        if self._plain:
+        if self._plain and (self.rows or error is None):
             self._say("" if error is None else ", not finished")
 
     def show(self, rows: int, total: int | None) -> None:

@@ -37,7 +37,9 @@ TABLES = "SELECT name, type FROM pragma_table_list WHERE schema = 'main' ORDER B
 COLUMNS = "SELECT name FROM pragma_table_xinfo(?) WHERE hidden <> 1"
 
 # What a failure means, by SQLite's extended code, and what to do. {0} is the file, quoted.
-_COPY = "make a copy as the file's owner, and import that: sqlite3 {0} '.backup copy.sqlite3'"
+_COPY = (
+    "make a copy as the file's owner, and import that: sqlite3 {0} \"VACUUM INTO 'copy.sqlite3'\""
+)
 _LOG = (
     "it has a write-ahead log, so that its directory must be writable: import it as a user who may"
     " write there or, if no program uses it, copy it together with {0}-wal and import the copy"
@@ -193,8 +195,8 @@ class SqliteSource:
             return False
         self.survey.warnings.append(
             f"{self._path} was used with a write-ahead log, and {self._path}-wal is not there."
-            " If this is a copy of a file in use, its newest payments are missing: copy it with"
-            f" sqlite3 {shlex.quote(str(self._path))} '.backup copy.sqlite3'"
+            " If this is a bare copy of a file in use, its newest payments are missing: copy the"
+            " original file with sqlite3 FILE \"VACUUM INTO 'copy.sqlite3'\""
         )
         return True
 
@@ -298,7 +300,7 @@ def _check_owner(path: Path) -> None:
         raise SourceError(
             f"{path} has a write-ahead log and belongs to user {owner}: if another user opens it,"
             " its owner may be locked out. Run this as its owner, or have the owner make a copy:"
-            f" sqlite3 {shlex.quote(str(path))} '.backup copy.sqlite3'"
+            f" sqlite3 {shlex.quote(str(path))} \"VACUUM INTO 'copy.sqlite3'\""
         )
 
 

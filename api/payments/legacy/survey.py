@@ -207,6 +207,14 @@ class Survey:
         """The columns that seem to mark removed rows, and that nobody decided on yet."""
         return [name for name in self.unknown if name.casefold() in REMOVAL_NAMES]
 
+    def unused(self, options: Options) -> dict[str, list[str]]:
+        """Returns the names that the operator gave and that are not in the source, by option."""
+        unused = {
+            "--ignore": [name for name in options.ignored if name not in self._names],
+            "--status": [name for name in options.statuses if name not in self.statuses],
+        }
+        return {option: names for option, names in unused.items() if names}
+
     def status_option(self, name: str) -> list[str]:
         """Returns the option that says what a status becomes, with the likely answer."""
         return ["--status", f"{name}={propose_status(name) or CHOOSE}"]
