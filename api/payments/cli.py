@@ -54,15 +54,14 @@ def serve() -> None:
     settings = load_settings()
     try:
         application = Application(settings)
-    except config.SettingsError as error:
-        raise click.ClickException(str(error)) from None
-    logs.configure(settings)
-    tracing.configure(settings)
-    try:
+        logs.configure(settings)
+        tracing.configure(settings)
         metrics_server.serve(settings)
+        port = config.variable("http_port")
+        listener = server.listen(settings.http_host, settings.http_port, port)
     except config.SettingsError as error:
         raise click.ClickException(str(error)) from None
-    sys.exit(server.run(application, settings))
+    sys.exit(server.run(application, settings, listener))
 
 
 @main.command()
@@ -228,10 +227,12 @@ def _serve_audit(period_seconds: float) -> NoReturn:
     settings = msgspec.structs.replace(settings, shutdown_delay_seconds=0.0)
     try:
         application = audit.Application(settings, period_seconds)
+        port = config.variable("metrics_port")
+        listener = server.listen(settings.http_host, settings.metrics_port, port)
     except config.SettingsError as error:
         raise click.ClickException(str(error)) from None
     logs.configure(settings)
-    sys.exit(server.run(application, settings, "metrics_port"))
+    sys.exit(server.run(application, settings, listener))
 
 
 @main.command("smoke")

@@ -5,14 +5,13 @@ import logging
 import socket
 import sys
 import threading
+from http.server import HTTPServer, ThreadingHTTPServer
 from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from prometheus_client import make_wsgi_app
-from prometheus_client.exposition import ThreadingWSGIServer
+from prometheus_client import MetricsHandler
 
 from payments import __version__, metrics
-from payments.config import Settings
+from payments.config import Settings, variable
 from payments.server import listen
 
 _logger = logging.getLogger(__name__)
@@ -21,24 +20,17 @@ _logger = logging.getLogger(__name__)
 CONNECTIONS_LIMIT = 16
 
 
-class _Handler(WSGIRequestHandler):
+class _Handler(MetricsHandler):
     timeout = 5  # seconds that one read or write may wait: Prometheus sends its request at once
 
-    def log_message(self, format: str, *args: Any) -> None:
-        """Logs no requests."""
 
-
-class _Server(ThreadingWSGIServer):
+class _Server(ThreadingHTTPServer):
     """Answers each connection in a thread; a new one takes the place of the oldest."""
 
     def __init__(self, listener: socket.socket) -> None:
-        host, port = listener.getsockname()[:2]
-        super().__init__((host, port), _Handler, bind_and_activate=False)
+        super().__init__(listener.getsockname(), _Handler, bind_and_activate=False)
         self.socket.close()
         self.socket = listener
-        self.server_name, self.server_port = host, port
-        self.setup_environ()
-        self.set_app(make_wsgi_app())
         self._lock = threading.Lock()
         self._open: dict[socket.socket, None] = {}
 
@@ -65,13 +57,14 @@ class _Server(ThreadingWSGIServer):
             _logger.error("/metrics could not be answered", exc_info=error)
 
 
-def serve(settings: Settings) -> WSGIServer:
+def serve(settings: Settings) -> HTTPServer:
     """Serves `/metrics` from a thread of its own; returns the server.
 
     Raises:
         SettingsError: the address is taken or impossible; the message names the variable.
     """
     metrics.build_info.labels(__version__, settings.revision).set(1)
-    server = _Server(listen(settings, "metrics_port"))
+    listener = listen(settings.http_host, settings.metrics_port, variable("metrics_port"))
+    server = _Server(listener)
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
     return server

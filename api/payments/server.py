@@ -31,18 +31,20 @@ _SECURITY_HEADERS = [
 ]
 
 
-def listen(settings: Settings, port: str) -> socket.socket:
-    """Returns a socket that listens on `http_host`, and on the port that a setting has.
+def listen(host: str, port: int, port_variable: str) -> socket.socket:
+    """Returns a socket that listens.
 
-    `::` is every address, of IPv4 too.
+    Args:
+        host: an address or a name; `::` is every address, of IPv4 too.
+        port: 0 takes a free one.
+        port_variable: the environment variable that has the port.
 
     Raises:
         SettingsError: the address is taken or impossible; the message names the variable.
     """
-    host, number = settings.http_host, getattr(settings, port)
     try:
         return socket.create_server(
-            (host, number),
+            (host, port),
             family=socket.AF_INET6 if ":" in host else socket.AF_INET,
             backlog=_BACKLOG,
             dualstack_ipv6=host == "::" and socket.has_dualstack_ipv6(),
@@ -51,8 +53,8 @@ def listen(settings: Settings, port: str) -> socket.socket:
         reason = _reason(error)
         if error.errno in _OF_THE_PORT:
             raise SettingsError(
-                f"{variable(port)}: cannot listen on {host}, port {number} ({reason}): choose"
-                " another port"
+                f"{port_variable}: cannot listen on {host}, port {port} ({reason}): choose another"
+                " port"
             ) from None
         raise SettingsError(
             f"{variable('http_host')}: cannot listen on {host!r} ({reason}): name an address of"
@@ -84,14 +86,12 @@ class Server(uvicorn.Server):
     accepted, what runs is finished, and the application's lifespan ends.
     """
 
-    def __init__(self, app: Application, settings: Settings, port: str = "http_port") -> None:
-        """Takes the setting that has the port, by its name."""
+    def __init__(self, app: Application, settings: Settings, listener: socket.socket) -> None:
+        """Takes a listening socket, and closes it at the end."""
         super().__init__(
             uvicorn.Config(
                 app,
                 interface="asgi3",
-                host=settings.http_host,
-                port=getattr(settings, port),
                 loop="uvloop",
                 http=protocol.limited(settings),
                 ws="none",
@@ -107,8 +107,8 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=settings.shutdown_timeout_seconds,  # type: ignore[arg-type]
             )
         )
-        self.port = getattr(settings, port)
-        self._port_setting = port
+        self.port: int = listener.getsockname()[1]
+        self._listener = listener
         self._app = app
         self._settings = settings
         self._stops_asked = 0
@@ -116,17 +116,11 @@ class Server(uvicorn.Server):
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serves until the end of the drain; `port` is the real one as soon as it is `started`.
-
-        Raises:
-            SettingsError: the address is taken or impossible; the message names the variables.
-        """
+        """Serves until the end of the drain."""
         self._loop = asyncio.get_running_loop()
-        # Taken before the application starts, so that a mistake is told before anything is done.
-        with listen(self._settings, self._port_setting) as listener:
-            self.port = listener.getsockname()[1]
+        with self._listener:
             try:
-                await super().serve([listener])
+                await super().serve([self._listener])
             finally:
                 if self._delay is not None:
                     self._delay.cancel()
@@ -162,15 +156,9 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def run(app: Application, settings: Settings, port: str = "http_port") -> int:
-    """Serves on uvloop until a signal; returns the process's exit status, 0 after a drain.
-
-    Args:
-        app: what answers.
-        settings: the settings.
-        port: the setting that has the port, by its name.
-    """
-    server = Server(app, settings, port)
+def run(app: Application, settings: Settings, listener: socket.socket) -> int:
+    """Serves on uvloop until a signal; returns the process's exit status, 0 after a drain."""
+    server = Server(app, settings, listener)
     # What was made so far stays; the garbage collector need not look at it again. And it looks for
     # cycles after 20,000 new objects, not 700: those of a batch under way are more than that, and
     # were a fifth of a creation's cost (docs/bottlenecks.md). One look takes a millisecond.
@@ -178,9 +166,6 @@ def run(app: Application, settings: Settings, port: str = "http_port") -> int:
     gc.set_threshold(20_000, 20, 20)
     try:
         server.run()
-    except SettingsError as error:
-        _logger.error("%s", error)
-        return 1
     except SystemExit as exit_:  # uvicorn's way to say that the lifespan failed, and logged why.
         return int(exit_.code or 0)
     return 1 if server.force_exit else 0

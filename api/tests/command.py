@@ -97,6 +97,16 @@ def free_port() -> int:
             return port
 
 
+def is_here(host: str) -> bool:
+    """Returns whether this machine has the address: some have no IPv6."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as free:
+            free.bind((host, 0))
+    except OSError:
+        return False
+    return True
+
+
 def sockets(cluster: Cluster) -> Path:
     """Returns the directory of PostgreSQL's socket."""
     return Path(parse_qs(urlsplit(cluster.url()).query)["host"][0])

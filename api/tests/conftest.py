@@ -24,7 +24,7 @@ import uvloop
 from laptop.postgres import Cluster
 from payments import auth, config, migrate
 from payments.app import Application
-from payments.server import Server
+from payments.server import Server, listen
 from tests import PATIENCE_SECONDS, command
 from tests.command import Image, free_port, launch
 from tests.pooler import Poolers
@@ -297,7 +297,8 @@ async def serve(
         async with _serve_image(settings) as url:
             yield url
         return
-    server = Server(application or Application(settings), settings)
+    listener = listen(settings.http_host, settings.http_port, "PAYMENTS_HTTP_PORT")
+    server = Server(application or Application(settings), settings, listener)
     task = asyncio.create_task(server.serve())
     try:
         while not server.started:

@@ -360,7 +360,7 @@ async def test_the_port_of_the_audit_that_is_taken() -> None:
         variables = {"HTTP_HOST": "127.0.0.1", "METRICS_PORT": port}
         result = await run("audit", "--serve", DATABASE_URL=NOWHERE, **variables)
     assert result.status == 1
-    assert f"PAYMENTS_METRICS_PORT: cannot listen on 127.0.0.1, port {port}" in result.output
+    assert f"PAYMENTS_METRICS_PORT: cannot listen on 127.0.0.1, port {port}" in result.error
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

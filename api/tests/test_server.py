@@ -21,8 +21,9 @@ import pytest
 from laptop.children import wait_until
 from payments import config, request_head
 from payments.protocol import LimitedProtocol
-from payments.server import Server, listen, run
+from payments.server import Server, listen
 from tests import PATIENCE_SECONDS
+from tests.command import is_here
 from tests.conftest import SECURITY_HEADERS
 
 # An application of a few lines is in the service's place.
@@ -184,12 +185,17 @@ class Client:
             await asyncio.sleep(seconds / len(data))
 
 
+def listening(port: int = 0) -> socket.socket:
+    """Returns what a server takes its connections from."""
+    return listen("127.0.0.1", port, "PAYMENTS_HTTP_PORT")
+
+
 class Running:
     """A server in this event loop, and the clients that a test made for it."""
 
     def __init__(self, settings: config.Settings) -> None:
         self.app = App()
-        self.server = Server(self.app, settings)
+        self.server = Server(self.app, settings, listening(settings.http_port))
         self.task = asyncio.create_task(self.server.serve())
         self.clients: list[Client] = []
 
@@ -947,12 +953,6 @@ async def test_a_drain_finishes_what_runs_after_its_delay(start: Start) -> None:
         await running.connect()
 
 
-async def test_a_port_that_is_taken_is_named(running: Running) -> None:
-    settings = msgspec.structs.replace(SETTINGS, http_port=running.server.port)
-    with pytest.raises(config.SettingsError, match=f"PAYMENTS_HTTP_PORT.*{running.server.port}"):
-        await Server(App(), settings).serve()
-
-
 # A process of its own, for signals and the exit status
 
 SCRIPT = """
@@ -960,8 +960,9 @@ import logging, sys
 sys.path.insert(0, {tests!r})
 logging.basicConfig(level="INFO", format="%(message)s")
 from msgspec.structs import replace
-from test_server import App, SETTINGS, run
-sys.exit(run(App(), replace(SETTINGS, **{changes!r})))
+from payments.server import run
+from test_server import App, SETTINGS, listening
+sys.exit(run(App(), replace(SETTINGS, **{changes!r}), listening()))
 """
 
 
@@ -1015,22 +1016,19 @@ def test_a_second_signal_skips_the_delay_and_a_third_waits_for_nothing() -> None
             served.sendall(_head("Connection: close"))
             assert served.recv(1000).startswith(b"HTTP/1.1 200")
         process.send_signal(signal.SIGTERM)
-        wait_until(lambda: _refused(port), PATIENCE_SECONDS)
+        assert wait_until(lambda: _refused(port), PATIENCE_SECONDS)
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 1
 
 
-def test_a_port_that_is_taken_ends_the_process_in_one_line(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_a_port_that_is_taken_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert run(App(), msgspec.structs.replace(SETTINGS, http_port=port)) == 1
-    (record,) = caplog.records
-    assert record.exc_info is None
-    assert record.getMessage() == (
+        with pytest.raises(config.SettingsError) as raised:
+            listening(port)
+    assert str(raised.value) == (
         f"PAYMENTS_HTTP_PORT: cannot listen on 127.0.0.1, port {port} (Address already in use):"
         " choose another port"
     )
@@ -1040,16 +1038,14 @@ def test_a_port_that_is_taken_ends_the_process_in_one_line(
     ("host", "reason"),
     [
         ("192.0.2.1", "Cannot assign requested address"),
-        ("2001:db8::1", "Cannot assign requested address"),
+        ("2001:db8::1", ""),  # or there is no IPv6 at all
         ("host.invalid", ""),  # the resolver's words
         ("[::1]", ""),
     ],
 )
-@pytest.mark.parametrize("port", ["http_port", "metrics_port"])
-def test_a_host_that_cannot_be_listened_on(host: str, reason: str, port: str) -> None:
-    settings = msgspec.structs.replace(SETTINGS, http_host=host, metrics_port=0)
+def test_a_host_that_cannot_be_listened_on(host: str, reason: str) -> None:
     with pytest.raises(config.SettingsError) as raised:
-        listen(settings, port)
+        listen(host, 0, "PAYMENTS_HTTP_PORT")
     message = str(raised.value)
     assert message.startswith(f"PAYMENTS_HTTP_HOST: cannot listen on '{host}' ({reason}")
     assert "Unknown error" not in message
@@ -1066,13 +1062,16 @@ def test_a_host_that_cannot_be_listened_on(host: str, reason: str, port: str) ->
     ],
 )
 def test_who_reaches_a_host(host: str, reached: list[str], not_reached: list[str]) -> None:
-    settings = msgspec.structs.replace(SETTINGS, http_host=host)
-    with listen(settings, "http_port") as listener:
+    if ":" in host and not is_here(host):
+        with pytest.raises(config.SettingsError, match=f"PAYMENTS_HTTP_HOST: .*'{host}'"):
+            listen(host, 0, "PAYMENTS_HTTP_PORT")
+        return
+    with listen(host, 0, "PAYMENTS_HTTP_PORT") as listener:
         port = listener.getsockname()[1]
-        for address in reached:
+        for address in filter(is_here, reached):
             socket.create_connection((address, port), PATIENCE_SECONDS).close()
         for address in not_reached:
-            with pytest.raises(OSError, match=r"refused|assign"):
+            with pytest.raises(OSError, match=r"refused|assign|not supported"):
                 socket.create_connection((address, port), PATIENCE_SECONDS)
 
 
