@@ -15,7 +15,7 @@ import urllib.request
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
@@ -55,7 +55,7 @@ class _Answer(msgspec.Struct, rename="pascal"):
     access_key_id: str
     secret_access_key: str
     token: str
-    expiration: datetime
+    expiration: Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class Tokens:
@@ -134,18 +134,36 @@ def _check(environ: Mapping[str, str]) -> None:
         )
     try:
         parts = urlsplit(endpoint)
-        possible = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+        host = (parts.hostname or "").encode("idna")
+        possible = parts.scheme in {"http", "https"} and host and parts.port != 0
     except ValueError:
         possible = False
     if not possible:
         raise SettingsError(f"{ENDPOINT} is not http://host:port/path")
     if file := environ.get(ENDPOINT_TOKEN_FILE):
         try:
-            Path(file).read_bytes()
+            _read_token(file)
+        except CredentialsError as error:
+            raise SettingsError(str(error)) from None
         except OSError as error:
             raise SettingsError(
                 f"{ENDPOINT_TOKEN_FILE}: the file {file} cannot be read ({error.strerror})"
             ) from None
+
+
+def _read_token(file: str) -> str:
+    """Returns the token in a file.
+
+    Raises:
+        CredentialsError: the file has no token; the message repeats none of it.
+        OSError: the file cannot be read.
+    """
+    token = Path(file).read_bytes().decode("ascii", "replace").strip()
+    if not (token.isascii() and token.isprintable()):
+        raise CredentialsError(
+            f"{ENDPOINT_TOKEN_FILE}: the file {file} is not one line of ASCII characters"
+        )
+    return token
 
 
 def read_credentials(environ: Mapping[str, str]) -> Credentials:
@@ -164,10 +182,12 @@ def read_credentials(environ: Mapping[str, str]) -> Credentials:
     request = urllib.request.Request(environ[ENDPOINT])  # noqa: S310 - the cluster's own address
     try:
         if file := environ.get(ENDPOINT_TOKEN_FILE):
-            request.add_header("Authorization", Path(file).read_text().strip())
+            request.add_header("Authorization", _read_token(file))
         with _open(request, timeout=ENDPOINT_TIMEOUT_SECONDS) as response:
             answer = msgspec.json.decode(response.read(), type=_Answer)
-    except (OSError, http.client.HTTPException, msgspec.DecodeError) as error:
+    except CredentialsError:
+        raise
+    except (OSError, ValueError, http.client.HTTPException, msgspec.DecodeError) as error:
         if isinstance(error, urllib.error.HTTPError):
             error.close()  # it is the answer too, with its connection
         raise CredentialsError(f"{ENDPOINT} gives no credentials: {error}") from error

@@ -189,7 +189,16 @@ async def test_who_gives_up_leaves_the_answer_to_the_next(endpoint: Endpoint) ->
     assert endpoint.requests == 1
 
 
-@pytest.mark.parametrize("answer", [b"", b"[]", b'{"Code": "AccessDenied"}'])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *(b"", b"[]", b'{"Code": "AccessDenied"}', b"\xff"),
+        (
+            b'{"AccessKeyId": "a", "SecretAccessKey": "b", "Token": "c",'
+            b' "Expiration": "0001-01-01T00:00:00"}'  # of no time zone
+        ),
+    ],
+)
 async def test_an_answer_without_credentials(
     endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, answer: bytes
 ) -> None:
@@ -249,6 +258,8 @@ NO_CREDENTIALS = f"PAYMENTS_DATABASE_IAM_REGION needs AWS credentials: neither {
         ({KEY_ID: "", SECRET: "x", ENDPOINT: "http://node/"}, f"{KEY_ID} is not set, but"),
         ({ENDPOINT: "node/v1"}, f"{ENDPOINT} is not http://host:port/path"),
         ({ENDPOINT: "http://node:port/"}, f"{ENDPOINT} is not http://host:port/path"),
+        ({ENDPOINT: f"http://{'n' * 64}.node/"}, f"{ENDPOINT} is not http://host:port/path"),
+        ({ENDPOINT: "http://a..b/"}, f"{ENDPOINT} is not http://host:port/path"),
         (
             {ENDPOINT: "http://node/", TOKEN_FILE: "/none"},
             f"{TOKEN_FILE}: the file /none cannot be read (No such file or directory)",
@@ -273,6 +284,35 @@ async def test_empty_is_as_good_as_not_set(endpoint: Endpoint) -> None:
         TOKEN_FILE: "",
     }
     assert "X-Amz-Security-Token" not in await tokens(given)()
+
+
+@pytest.mark.parametrize("content", [b"\xffsecret", b"sec\nret", "secret→".encode()])
+async def test_a_token_file_without_a_token(endpoint: Endpoint, content: bytes) -> None:
+    password = tokens(endpoint.environ)
+    endpoint.token_file.write_bytes(content)
+    message = f"{TOKEN_FILE}: the file {endpoint.token_file} is not one line of ASCII characters"
+    with pytest.raises(iam.CredentialsError) as raised:
+        await password()
+    assert str(raised.value) == message
+    assert raised.value.__cause__ is None  # which a log would repeat
+    with pytest.raises(config.SettingsError) as refused:
+        tokens(endpoint.environ)
+    assert str(refused.value) == message
+
+
+async def test_an_endpoint_that_breaks_off() -> None:
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{")
+        await _close(writer)
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server:
+        for path in ("v1", "v 1"):
+            password = tokens({ENDPOINT: f"http://127.0.0.1:{port}/{path}"})
+            with pytest.raises(iam.CredentialsError, match=f"{ENDPOINT} gives no credentials"):
+                await password()
 
 
 async def test_a_token_file_that_goes_away(endpoint: Endpoint) -> None:
