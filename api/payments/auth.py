@@ -152,6 +152,14 @@ class KeyLimitError(Exception):
     """A client has its two live keys already; revoke one first."""
 
 
+# A key is printed before it is committed, to a reader that may never read: the lock ends with it.
+PRINT_SECONDS = 5
+# What the commands for keys set: one waits longer for the lock than another one can hold it.
+SESSION = {
+    "idle_in_transaction_session_timeout": f"{PRINT_SECONDS}s",
+    "lock_timeout": f"{2 * PRINT_SECONDS}s",
+}
+
 # Two keys made at once would both be counted as the second. The service's role only reads the keys,
 # and can hold no lock that this waits for.
 LOCK_KEYS = "LOCK TABLE api_keys IN SHARE ROW EXCLUSIVE MODE"

@@ -128,17 +128,28 @@ def keys_create(client: str, scopes: tuple[str, ...], expires_in_days: int | Non
     expires_at = expires_in_days and datetime.now(UTC) + timedelta(days=expires_in_days)
 
     async def work(connection: asyncpg.Connection) -> None:
-        async with connection.transaction():
-            # Printed before it is committed: a key that could not be printed does not exist.
-            echo_once(await auth.create_key(connection, client, scopes, expires_at or None))
+        try:
+            async with connection.transaction():
+                # Printed before it is committed: a key that could not be printed does not exist.
+                echo_once(await auth.create_key(connection, client, scopes, expires_at or None))
+        except (
+            asyncpg.IdleInTransactionSessionTimeoutError,
+            asyncpg.InterfaceError,
+            asyncpg.PostgresConnectionError,
+        ):
+            raise click.ClickException(
+                "the database ended the connection before the key was saved; standard output must"
+                f" be read within {auth.PRINT_SECONDS} s: create another key, and revoke this one"
+                " if `payments keys list` has it"
+            ) from None
 
-    on_database(work)
+    on_database(work, auth.SESSION)
 
 
 @keys.command("list")
 def keys_list() -> None:
     """List all keys there ever were; the keys themselves are not stored."""
-    rows = on_database(auth.list_keys)
+    rows = on_database(auth.list_keys, auth.SESSION)
     form = "{:>6}  {:<20}  {:<9}  {:<20}  {:<20}  {}"
     echo(form.format("ID", "CLIENT", "STATE", "CREATED", "EXPIRES", "SCOPES"))
     for row in rows:
@@ -166,7 +177,7 @@ def _state(row: asyncpg.Record) -> str:
 @click.argument("id", type=int)
 def keys_revoke(id: int) -> None:
     """Revoke the key with the number ID (see `payments keys list`); felt within 30 seconds."""
-    client = on_database(lambda connection: auth.revoke_key(connection, id))
+    client = on_database(lambda connection: auth.revoke_key(connection, id), auth.SESSION)
     if client is None:
         raise click.ClickException(f"there is no live key {id}")
     echo(f"Key {id} of {client} is revoked.")

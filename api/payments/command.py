@@ -84,6 +84,11 @@ def run(work: Coroutine[Any, Any, Result]) -> Result:
     except asyncpg.CheckViolationError as error:
         reason = REFUSALS.get(str(error.constraint_name), f"refused by {error.constraint_name}")
         raise click.ClickException(reason) from None
+    except asyncpg.LockNotAvailableError:
+        raise click.ClickException(
+            "PAYMENTS_DATABASE_URL: another command or session keeps a lock that this needs; run it"
+            " again when that has ended"
+        ) from None
     except asyncpg.InsufficientPrivilegeError as error:
         raise click.ClickException(
             f"the user of PAYMENTS_DATABASE_URL may not do this ({error}): `roles` connects as the"

@@ -1,6 +1,7 @@
 """The command `payments`, run as its users run it."""
 
 import asyncio
+import hashlib
 import os
 import re
 import signal
@@ -8,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -242,6 +244,11 @@ async def test_a_variable_of_the_driver_that_breaks_every_connection(
 
 # Output that cannot be written
 
+LOCKED_KEYS = """
+SELECT FROM pg_locks WHERE granted AND relation = 'api_keys'::regclass
+  AND mode = 'ShareRowExclusiveLock'
+"""
+
 
 class Output(NamedTuple):
     """A standard output that takes nothing, and what is said of it."""
@@ -294,6 +301,52 @@ async def test_output_that_cannot_be_written(
     assert (result.status, result.error) == (1, f"Error: standard output: {output.says}\n")
     # A key that nobody has seen must not open anything.
     assert len(await database.fetch("SELECT FROM api_keys")) == 1
+
+
+@pytest.mark.in_process  # docker takes what a container prints
+async def test_a_key_that_is_not_read_hinders_no_other(database: Database) -> None:
+    await database.key("leaked")
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as reader, os.fdopen(writing, "wb") as stdout:
+        os.set_blocking(writing, False)
+        with suppress(BlockingIOError):
+            while True:
+                os.write(writing, b"x")
+        os.set_blocking(writing, True)
+        variables = {"PAYMENTS_DATABASE_URL": database.url("payments_migrator")}
+        words = ("keys", "create", "shop", "--scope", auth.READ)
+        waiting = await launch(*words, variables=variables, stdout=stdout)
+        stdout.close()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not await database.fetch(LOCKED_KEYS):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        others = (("keys", "revoke", "1"), words)
+        results = await asyncio.gather(*(run_on(database, *other) for other in others))
+        assert [(result.status, result.error) for result in results] == [(0, ""), (0, "")]
+        key = (await asyncio.to_thread(reader.read)).strip(b"x\n").decode()
+        _, error = await waiting.communicate()
+    assert waiting.returncode == 1
+    assert error.decode() == (
+        "Error: the database ended the connection before the key was saved; standard output must be"
+        " read within 5 s: create another key, and revoke this one if `payments keys list` has it\n"
+    )
+    hashes = [row["hash"] for row in await database.fetch("SELECT hash FROM api_keys")]
+    assert len(hashes) == 2
+    assert hashlib.sha256(key.encode()).digest() not in hashes
+
+
+@pytest.mark.in_process  # changes a setting of the package
+async def test_keys_that_are_locked(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(auth.SESSION, "lock_timeout", "10ms")
+    async with database.connect() as connection, connection.transaction():
+        await connection.execute("LOCK TABLE api_keys")
+        for words in (["create", "shop", "--scope", auth.READ], ["list"], ["revoke", "1"]):
+            result = await invoke_on(database, "keys", *words)
+            assert result.status == 1
+            assert result.error == (
+                "Error: PAYMENTS_DATABASE_URL: another command or session keeps a lock that this"
+                " needs; run it again when that has ended\n"
+            )
 
 
 @pytest.mark.in_process  # docker takes what a container prints
