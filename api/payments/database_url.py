@@ -10,7 +10,7 @@ import ssl
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 VARIABLE = "PAYMENTS_DATABASE_URL"
 
@@ -59,6 +59,7 @@ _INSTEAD = {
 
 # What the driver reads where the URL lacks the option. It ignores PGSERVICE.
 _ENVIRONMENT = {
+    "host": "PGHOST",
     "port": "PGPORT",
     "sslcert": "PGSSLCERT",
     "sslcrl": "PGSSLCRL",
@@ -70,6 +71,8 @@ _ENVIRONMENT = {
     "ssl_min_protocol_version": "PGSSLMINPROTOCOLVERSION",
     "target_session_attrs": "PGTARGETSESSIONATTRS",
 }
+
+_INSISTING = ("require", "verify-ca", "verify-full")  # on TLS
 
 _NEVER_EMPTY = ("sslmode", "sslnegotiation", "target_session_attrs")
 
@@ -94,7 +97,50 @@ def mistake(url: str) -> str | None:
         options = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
     except ValueError:
         return f"{VARIABLE} has an option without a value: write ?name=value&name=value"
-    return next(filter(None, (_mistake_in_option(*option) for option in options)), None)
+    mistakes = (_mistake_in_option(*option) for option in options)
+    return next(filter(None, mistakes), None) or _mistake_in_places(url, dict(options))
+
+
+def _mistake_in_places(url: str, options: Mapping[str, str]) -> str | None:
+    if _authority(url):
+        # The driver would ignore them.
+        beside = [name for name in ("host", "port") if name in options]
+        if beside:
+            return (
+                f"{VARIABLE} has the option {beside[0]} beside a host: remove it, and write"
+                " host:port before the name of the database"
+            )
+        return None
+    if "host" in options and "port" in options:
+        source = f"{VARIABLE}: port"
+        return _mistake_in_count(_Option("port", options["port"], source), options["host"])
+    return None
+
+
+def _mistake_in_count(ports: _Option, hosts: str) -> str | None:
+    given, needed = len(ports.value.split(",")), len(hosts.split(","))
+    if given in {1, needed}:
+        return None
+    return f"{ports.source} has {given} ports for the hosts {hosts}: write one for each, or one"
+
+
+def _authority(url: str) -> str:
+    """Returns the hosts, with their ports, that stand before the name of the database."""
+    return urlsplit(url).netloc.rpartition("@")[2]
+
+
+def _is_host(text: str) -> bool:
+    """Returns whether the text is a host, with a port or without, or a directory of sockets."""
+    if text.startswith("/"):
+        return True
+    try:
+        parts = urlsplit(f"//{text}")
+        host = unquote(parts.hostname or "")
+        if not host.startswith("/"):
+            host.encode("idna")  # as it is looked up: at most 63 characters between two dots
+        return bool(host) and host.isprintable() and parts.netloc == text and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _needs_encoding(url: str) -> bool:
@@ -109,7 +155,7 @@ def _is_postgresql(url: str) -> bool:
         return (
             parts.scheme in {"postgresql", "postgres"}
             and (len(hosts) == 1 or all(hosts))
-            and all(urlsplit(f"//{host}").port != 0 for host in hosts)
+            and all(map(_is_host, filter(None, hosts)))
         )
     except ValueError:
         return False
@@ -127,8 +173,6 @@ def _mistake_in_option(name: str, value: str) -> str | None:
             f"{VARIABLE} has sslrootcert=system, which is not supported: name the file, such as"
             " /etc/ssl/certs/ca-certificates.crt"
         )
-    if name == "host" and not all(value.split(",")):
-        return f"{VARIABLE} has an empty host in the option host"
     return _mistake_in_value(_Option(name, value, f"{VARIABLE}: {name}"))
 
 
@@ -136,6 +180,12 @@ def _mistake_in_value(option: _Option) -> str | None:
     choices = _CHOICES.get(option.name)
     if choices and option.value not in choices:
         return f"{option.source} is {option.value!r}, but must be one of {', '.join(choices)}"
+    hosts = option.value.split(",") if option.name == "host" else []
+    if wrong := [host for host in hosts if not _is_host(host)]:
+        return (
+            f"{option.source} has {wrong[0]!r}: write a name, an address, or one of them with its"
+            " port, such as [::1]:5432"
+        )
     ports = option.value.split(",") if option.name == "port" else []
     if not all(port.isdecimal() and 0 < int(port) < 65536 for port in ports):
         return f"{option.source} must be a number from 1 to 65535"
@@ -155,38 +205,63 @@ def mistake_here(url: str, environ: Mapping[str, str] = os.environ) -> str | Non
         for name, variable in _ENVIRONMENT.items()
         if name not in in_url and variable in environ
     }
+    authority = _authority(url)
+    if authority:
+        added.pop("host", None)
     for option in added.values():
         # To the driver, some that are empty are as good as not set.
         if (option.value or option.name in _NEVER_EMPTY) and (found := _mistake_in_value(option)):
             return found
+    added = {name: option for name, option in added.items() if option.value}
     options = {name: _Option(name, value, f"{VARIABLE}: {name}") for name, value in in_url.items()}
-    if _uses_tls(url, added | options):
-        options |= {name: option for name, option in added.items() if option.value}
-    return next(_mistakes_in_files(options), None)
+    hosts = authority or (added | options).get("host", _Option("host", "", "")).value
+    if hosts and "port" in added and (found := _mistake_in_count(added["port"], hosts)):
+        return found
+    mode = _mode(added | options, hosts)
+    if mode == "disable":
+        added = {name: option for name, option in added.items() if name == "sslnegotiation"}
+    elif mode not in _INSISTING:
+        # The driver reads them for the others alone.
+        added = {name: o for name, o in added.items() if name not in {"sslrootcert", "sslcrl"}}
+    return next(_mistakes_in_tls(added | options, mode), None)
 
 
-def _uses_tls(url: str, options: Mapping[str, _Option]) -> bool:
+def _mode(options: Mapping[str, _Option], hosts: str) -> str:
+    """Returns the `sslmode` that the driver uses."""
     if "sslmode" in options:
-        return options["sslmode"].value != "disable"
-    host = urlsplit(url).hostname or (options["host"].value if "host" in options else "/")
-    return not host.startswith("/")
+        return options["sslmode"].value
+    # Without a host it tries sockets, and then localhost.
+    sockets = hosts and all(unquote(host).startswith("/") for host in hosts.split(","))
+    return "disable" if sockets else "prefer"
+
+
+def _mistakes_in_tls(options: Mapping[str, _Option], mode: str) -> Iterator[str]:
+    negotiation = options.get("sslnegotiation")
+    if negotiation and negotiation.value == "direct" and mode not in _INSISTING:
+        yield f"{negotiation.source} is direct, which needs sslmode={' or '.join(_INSISTING)}"
+    yield from _mistakes_in_files(options)
 
 
 def _mistakes_in_files(options: Mapping[str, _Option]) -> Iterator[str]:
     for name in _FILES:
         if (option := options.get(name)) and (found := _mistake_in_file(option)):
             yield found
-    if (certificate := options.get("sslcert")) and (key := options.get("sslkey")):
+    if certificate := options.get("sslcert"):
+        key = options["sslkey"].value if "sslkey" in options else _at_home("postgresql.key")
         password = options["sslpassword"].value if "sslpassword" in options else ""
         try:
-            _context().load_cert_chain(certificate.value, key.value, lambda: password)
+            _context().load_cert_chain(certificate.value, key, lambda: password)
         except OSError:
             yield (
-                f"{certificate.source}: {certificate.value} and the key {key.value} do not belong"
+                f"{certificate.source}: {certificate.value} and the key {key} do not belong"
                 " together, or the key needs another sslpassword"
+                if key
+                else f"{certificate.source}: the file {certificate.value} is not a certificate and"
+                " its key: add sslkey=FILE"
             )
     mode = options.get("sslmode")
-    if mode and mode.value.startswith("verify") and not _has_authority(options):
+    has_authority = "sslrootcert" in options or _at_home("root.crt")
+    if mode and mode.value.startswith("verify") and not has_authority:
         yield (
             f"{mode.source} is {mode.value}, which needs sslrootcert=FILE: the certificates of the"
             " authority that signed the server's"
@@ -210,8 +285,10 @@ def _context() -> ssl.SSLContext:
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
-def _has_authority(options: Mapping[str, _Option]) -> bool:
+def _at_home(name: str) -> str | None:
+    """Returns a file that the driver looks for where none is named, if there is one."""
     try:
-        return "sslrootcert" in options or (Path.home() / ".postgresql/root.crt").exists()
+        file = Path.home() / ".postgresql" / name
     except RuntimeError:  # the user has no home
-        return False
+        return None
+    return str(file) if file.exists() else None

@@ -145,7 +145,7 @@ class Database:
         """
         try:
             connection = await self._acquire()
-        except (*UNAVAILABLE, asyncpg.PostgresError) as error:
+        except (*UNAVAILABLE, asyncpg.PostgresError, ValueError) as error:
             raise DatabaseUnavailable(
                 "No database connection could be had in time; nothing was changed."
             ) from error
@@ -200,9 +200,10 @@ _REASONS = (
     (asyncpg.InsufficientPrivilegeError, "database's user lacks a privilege"),
     (asyncpg.TooManyConnectionsError, "database has no connection left"),
     (asyncpg.TargetServerAttributeNotMatched, "target_session_attrs match no server"),
-    (asyncpg.ClientConfigurationError, "settings of the database connection are wrong"),
     (ssl.SSLCertVerificationError, "database's certificate is not trusted"),
     (ssl.SSLError, "database cannot be reached over TLS"),
+    # Of the driver, that was given what cannot be a host, a port or the like.
+    (ValueError, "settings of the database connection are wrong"),
     (TimeoutError, "database does not answer in time"),
     (OSError, "database cannot be reached"),
 )
@@ -243,7 +244,7 @@ class Probe:
                 reason = await self._ask()
         except asyncpg.UndefinedTableError:
             reason = "database is not migrated"
-        except (*UNAVAILABLE, asyncpg.PostgresError) as error:
+        except (*UNAVAILABLE, asyncpg.PostgresError, ValueError) as error:
             self.close()
             reason, cause = _reason(error), error
         if reason is None:

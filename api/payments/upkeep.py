@@ -36,11 +36,12 @@ async def connect(
         )
     except iam.CredentialsError as error:
         raise Unreachable(str(error)) from error
-    except asyncpg.ClientConfigurationError as error:
-        raise Unreachable(f"{VARIABLE}, or a PG* variable, is wrong: {error}") from error
     except asyncpg.PostgresError:
         raise
-    except errors.UNAVAILABLE as error:
+    except (ValueError, *errors.UNAVAILABLE) as error:
+        # A certificate that is not trusted is both.
+        if isinstance(error, ValueError) and not isinstance(error, OSError):
+            raise Unreachable(f"{VARIABLE}, or a PG* variable, is wrong: {error}") from error
         raise _unreachable(error) from error
     try:
         yield connection

@@ -15,12 +15,13 @@ import click
 import pytest
 
 from laptop.postgres import program
-from payments import config, database_url, upkeep
+from payments import config, database_url, db, errors, upkeep
 from payments.command import run
 from tests import command
 from tests.conftest import Database
 
 URL = "postgresql://payments_app@host/payments"
+LOCAL = "postgresql://payments_app@/payments"
 PASSWORD = "hunter2"
 
 
@@ -46,7 +47,7 @@ def libpq_options() -> Iterator[str]:
 def test_every_option_of_libpq_is_accepted_or_refused_by_name() -> None:
     accepted = set()
     for name in libpq_options():
-        mistake = database_url.mistake(f"{URL}?{name}=x")
+        mistake = database_url.mistake(f"{LOCAL}?{name}=x")
         if mistake is None or "must be" in mistake:
             accepted.add(name)
         else:
@@ -111,7 +112,13 @@ async def test_what_is_accepted_is_honoured(database: Database) -> None:
                 " /etc/ssl/certs/ca-certificates.crt"
             ),
         ),
-        ("host=a,,b", "has an empty host in the option host"),
+        (
+            "port=6432",
+            (
+                "has the option port beside a host: remove it, and write host:port before the name"
+                " of the database"
+            ),
+        ),
     ],
 )
 def test_an_option_that_cannot_be_honoured(query: str, message: str) -> None:
@@ -135,12 +142,41 @@ def test_an_option_that_cannot_be_honoured(query: str, message: str) -> None:
         ("ssl_min_protocol_version=SSLv3", "ssl_min_protocol_version is 'SSLv3', but must be"),
         ("port=http", "port must be a number from 1 to 65535"),
         ("port=5432,0", "port must be a number from 1 to 65535"),
+        ("host=a,,b", "host has '': write a name, an address, or one of them with its port"),
+        ("host=127.0.0.1:abc", "host has '127.0.0.1:abc': write a name"),
+        ("host=127.0.0.1:0", "host has '127.0.0.1:0': write a name"),
+        ("host=[::1", "host has '[::1': write a name"),
+        ("host=::1", "host has '::1': write a name"),
+        ("host=a..b", "host has 'a..b': write a name"),
+        (f"host={'a' * 64}.b", f"host has '{'a' * 64}.b': write a name"),
+        ("host=a%00", "host has 'a\\x00': write a name"),
+        ("host=a,b&port=1,2,3", "port has 3 ports for the hosts a,b: write one for each, or one"),
     ],
 )
 def test_a_value_that_is_none(query: str, message: str) -> None:
     with pytest.raises(config.SettingsError) as raised:
-        config.load({"PAYMENTS_DATABASE_URL": f"{URL}?{query}"})
+        config.load({"PAYMENTS_DATABASE_URL": f"{LOCAL}?{query}"})
     assert str(raised.value).startswith(f"PAYMENTS_DATABASE_URL: {message}")
+
+
+@pytest.mark.parametrize("host", ["a..b", f"{'a' * 64}.b", "a,b..c", ":5432", "[::1"])
+def test_a_host_that_is_none(host: str) -> None:
+    with pytest.raises(config.SettingsError, match="is not postgresql://user@host:port/name"):
+        config.check_database(f"postgresql://payments_app@{host}/payments")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u@%2Ftmp%2F..%2Fx:5433/x",
+        "postgresql://u@[::1]:5432,ação.example:1,h_1./x",
+        f"{LOCAL}?host=/tmp,[::1],a:1&port=1,2,3",
+        f"{LOCAL}?host=a,b&port=1",
+    ],
+)
+def test_hosts(url: str) -> None:
+    config.check_database(url)
+    config.check_here(url, {})
 
 
 @pytest.mark.parametrize(
@@ -178,7 +214,20 @@ TCP = "postgresql://payments_app@127.0.0.1:1/payments"
         ({"PGTARGETSESSIONATTRS": "nonsense"}, "PGTARGETSESSIONATTRS is 'nonsense', but must be"),
         ({"PGSSLNEGOTIATION": "x"}, "PGSSLNEGOTIATION is 'x', but must be one of postgres"),
         ({"PGPORT": "x"}, "PGPORT must be a number from 1 to 65535"),
-        ({"PGSSLROOTCERT": "/x"}, "PGSSLROOTCERT: the file /x cannot be read (No such file"),
+        ({"PGPORT": "1,2"}, "PGPORT has 2 ports for the hosts 127.0.0.1:1: write one for each, or"),
+        (
+            {"PGSSLROOTCERT": "/x", "PGSSLMODE": "require"},
+            "PGSSLROOTCERT: the file /x cannot be read (No such file",
+        ),
+        (
+            {"PGSSLCRL": "/x", "PGSSLMODE": "require"},
+            "PGSSLCRL: the file /x cannot be read (No such file",
+        ),
+        ({"PGSSLCERT": "/x"}, "PGSSLCERT: the file /x cannot be read (No such file"),
+        (
+            {"PGSSLNEGOTIATION": "direct"},
+            "PGSSLNEGOTIATION is direct, which needs sslmode=require or verify-ca or verify-full",
+        ),
         ({"PGSSLMODE": "verify-full"}, "PGSSLMODE is verify-full, which needs sslrootcert=FILE"),
     ],
 )
@@ -193,10 +242,8 @@ def test_a_variable_that_breaks_the_connection(
     with pytest.MonkeyPatch.context() as patch:
         for name, value in variables.items():
             patch.setenv(name, value)
-        url = "postgresql://payments_app@127.0.0.1/payments?sslmode=require"
-        used = TCP if "PGSSLROOTCERT" not in variables else url
-        with pytest.raises((asyncpg.ClientConfigurationError, ValueError, FileNotFoundError)):
-            asyncio.run(asyncpg.connect(used.replace(":1/", "/"), timeout=10))
+        with pytest.raises((ValueError, FileNotFoundError)):
+            asyncio.run(asyncpg.connect(TCP, timeout=10))
 
 
 @pytest.mark.parametrize(
@@ -204,13 +251,41 @@ def test_a_variable_that_breaks_the_connection(
     [
         (f"{TCP}?sslmode=disable", {"PGSSLMODE": "no-verify", "PGSSLROOTCERT": "/x"}),
         (f"{TCP}?target_session_attrs=any", {"PGTARGETSESSIONATTRS": "nonsense"}),
-        ("postgresql://u@/x?host=%2Ftmp", {"PGSSLROOTCERT": "/x"}),
+        ("postgresql://u@/x?host=%2Fnowhere", {"PGSSLCERT": "/x"}),
+        ("postgresql://u@%2Fnowhere:1/x", {"PGSSLCERT": "/x"}),
+        ("postgresql://u@/x", {"PGHOST": "/nowhere", "PGSSLCERT": "/x"}),
+        ("postgresql://u@/x?host=127.0.0.1&port=1", {"PGPORT": "x"}),
+        (TCP, {"PGHOST": "a..b"}),
+        (TCP, {"PGSSLROOTCERT": "/x", "PGSSLCRL": "/x"}),  # sslmode is prefer
         (TCP, {"PGSSLROOTCERT": "", "PGPORT": "", "PGSSLMINPROTOCOLVERSION": ""}),
         (TCP, {"PGSERVICE": "nonsense"}),  # nothing reads it
     ],
 )
-def test_a_variable_that_does_not_matter(url: str, variables: dict[str, str]) -> None:
+def test_a_variable_that_does_not_matter(
+    url: str, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     config.check_here(url, variables)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises((ConnectionRefusedError, FileNotFoundError)) as raised:
+        asyncio.run(asyncpg.connect(url, timeout=10))
+    assert "'/x'" not in str(raised.value)
+
+
+def test_a_host_of_the_environment() -> None:
+    for host in ("a..b", "127.0.0.1:abc"):
+        with pytest.raises(config.SettingsError, match=f"PGHOST has '{host}': write a name"):
+            config.check_here(LOCAL, {"PGHOST": host})
+    with pytest.raises(config.SettingsError, match="PGPORT has 3 ports for the hosts a,b"):
+        config.check_here(LOCAL, {"PGHOST": "a,b", "PGPORT": "1,2,3"})
+
+
+@pytest.mark.parametrize("mode", ["", "&sslmode=prefer", "&sslmode=disable"])
+def test_direct_tls_that_is_not_insisted_on(mode: str) -> None:
+    with pytest.raises(config.SettingsError, match="sslnegotiation is direct, which needs sslmode"):
+        config.check_here(f"{URL}?sslnegotiation=direct{mode}", {})
+    config.check_here(f"{URL}?sslnegotiation=direct&sslmode=require", {})
+    config.check_here(f"{URL}?sslnegotiation=direct", {"PGSSLMODE": "require"})
 
 
 # Files
@@ -249,9 +324,10 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, option: str) -> None:
 
 
 def test_files_that_are_not_what_they_should_be(
-    certificate: tuple[Path, Path], tmp_path: Path
+    certificate: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file, _ = certificate
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file, key = certificate
     text = tmp_path / "text"
     text.write_text("not a certificate")
     with pytest.raises(config.SettingsError, match=f"sslrootcert: the file {text} is not in PEM"):
@@ -259,9 +335,32 @@ def test_files_that_are_not_what_they_should_be(
     _, other = _certificate(tmp_path / "other")
     with pytest.raises(config.SettingsError, match=f"{file} and the key {other} do not belong"):
         config.check_here(f"{URL}?sslcert={file}&sslkey={other}", {})
+    with pytest.raises(config.SettingsError, match=f"sslcert: the file {file} is not a certif"):
+        config.check_here(f"{URL}?sslcert={file}", {})
+    both = tmp_path / "both"
+    both.write_text(file.read_text() + key.read_text())
+    config.check_here(f"{URL}?sslcert={both}", {})
 
 
 # Who is blamed
+
+# The driver's errors for what no check of ours finds, such as a host that becomes wrong later.
+NO_HOST = "postgresql://payments_app@a..b/payments"
+
+
+async def test_a_mistake_that_the_driver_finds_is_one_of_the_settings() -> None:
+    settings = config.Settings(database_url=NO_HOST)
+    database = db.Database(settings)
+    await database.open()
+    with pytest.raises(errors.DatabaseUnavailable):
+        async with database.connection():
+            pass
+    await database.close()
+    with pytest.raises(errors.NotReady, match=r"The settings of the database connection are wrong"):
+        await db.Probe(settings).check()
+    with pytest.raises(upkeep.Unreachable, match=r"PAYMENTS_DATABASE_URL, or a PG\* variable, is"):
+        async with upkeep.connect(NO_HOST):
+            pass
 
 
 def said_by(work: Coroutine[Any, Any, None]) -> str:
