@@ -72,4 +72,6 @@ if __name__ == "__main__":
     logs.configure(settings)
     slow = audit.Auditor
     audit.Auditor = functools.partial(slow, lag=audit.LAG / SCALE)  # type: ignore[misc, assignment]
-    sys.exit(server.run(audit.Application(settings, PERIOD_SECONDS), settings))
+    port = config.variable("http_port")
+    listener = server.listen(settings.http_host, settings.http_port, port)
+    sys.exit(server.run(audit.Application(settings, PERIOD_SECONDS), settings, listener))
