@@ -37,6 +37,8 @@ class OldPayment(NamedTuple):
 
 def old_id(value: Any) -> Any:
     """Returns the number of an id that a source holds as text, else the value itself."""
+    if type(value) is int:
+        return value
     if isinstance(value, str) and value.isascii() and value.isdigit() and value[0] != "0":
         return int(value) if len(value) <= len(str(LAST_OLD_ID)) else value
     return value

@@ -75,6 +75,7 @@ class Survey:
         self.warnings: list[str] = []
         self.rows = 0
         self._options = options
+        self._labels: dict[str, str] = {}  # a status as it stands -> as the command line writes it
         self._names: set[str] = set()  # those that are known to have a place, or none
 
     def meet(self, names: Iterable[str]) -> None:
@@ -145,15 +146,20 @@ class Survey:
 
     def status(self, value: object) -> str | None:
         """Counts a status of the source; returns the payment's, or None if it has none."""
-        name = label(value)
-        if name is None:
+        # Nearly all rows have one of few texts.
+        if type(value) is str and value in self._labels:
+            name = self._labels[value]
+        elif (found := label(value)) is None:
             self.other_statuses += 1
             return None
-        if name in self.statuses or len(self.statuses) < LABELS_LIMIT:
-            self.statuses[name] += 1
-        if given := self._options.statuses.get(name):
-            return given
-        return name if name in STATUSES else None
+        else:
+            name = found
+            if name not in self.statuses and len(self.statuses) >= LABELS_LIMIT:
+                return self.status_of(name)
+            if isinstance(value, str):
+                self._labels[value] = name
+        self.statuses[name] += 1
+        return self.status_of(name)
 
     @property
     def proposed_columns(self) -> dict[str, str]:
