@@ -143,9 +143,9 @@ def test_the_schemas_owner_makes_a_key_and_brings_old_payments(
     assert "ana" in manage("keys list")
     old = tmp_path / "old.sqlite3"
     with closing(sqlite3.connect(old)) as file, file:
-        file.execute("CREATE TABLE payments (id INTEGER PRIMARY KEY, status TEXT)")
-        file.execute("INSERT INTO payments VALUES (7, 'inserted')")
-    manage("import --from /tmp/old.sqlite3 --report -", file=old)
+        file.execute("CREATE TABLE payment (id INTEGER PRIMARY KEY, status VARCHAR(10))")
+        file.execute("INSERT INTO payment VALUES (7, 'inserted')")
+    manage("import --from /tmp/old.sqlite3 --without-payment --report -", file=old)
     assert asyncio.run(database.run("SELECT status::text FROM payments WHERE id = 7")) == "inserted"
     left = [p["metadata"] for p in get("pods")["items"] if "manage" in p["metadata"]["name"]]
     assert all("deletionTimestamp" in metadata for metadata in left)
