@@ -3,7 +3,7 @@
 import os
 import shlex
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import wraps
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -272,7 +272,7 @@ async def _import(connection: asyncpg.Connection, asked: _Asked) -> None:
     from payments.legacy.source import open_source
 
     source = open_source(asked.name, asked.options)
-    with Report(asked.report_name, asked.name) as report:
+    with closing(Report(asked.report_name, asked.name)) as report:
         plan = await importer.plan(connection, source)
         survey = source.survey
         print_survey(survey, plan, asked.options)

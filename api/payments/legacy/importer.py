@@ -5,7 +5,7 @@ are here; what it found is done in statements that are checked against it. New p
 committed by the 50,000, in the order of their ids: a run that is cut off is finished by the next
 one, and a run with nothing to do changes nothing.
 
-Only what the import made, and nobody but the import has changed, follows the old system. By itself
+Only payments that the import created, and it alone has changed, follow the old system. By itself
 it moves forward: a new payment, one consumed. Where the old system took something back, it is only
 told, unless `take_back` allows it.
 """
@@ -75,7 +75,7 @@ WHERE
 """
 
 # What is to be done, and with which rows, as they are now; rows that are equal are left out. Where
-# somebody else than the import made or changed a payment, `client` says who, and it stays as it is.
+# a client created or changed a payment here, `client` is its name, and the payment stays as it is.
 COMPARE = """
 CREATE TEMPORARY TABLE changes AS
 SELECT

@@ -6,8 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self, TextIO
+from typing import TextIO
 
 HEAD = ("row", "id", "reason")
 
@@ -36,15 +35,8 @@ class Report:
             self._writer = csv.writer(self._file)
             self.write(HEAD)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Removes what was written, unless it was finished."""
         if self._file is not sys.stdout:
             with suppress(OSError):  # on a full disk, of what is thrown away
                 self._file.close()

@@ -82,7 +82,7 @@ class Survey:
         """Decides which of these names becomes which field; a name counts in any case.
 
         Raises:
-            SourceError: there is no end of names.
+            SourceError: there are too many names.
         """
         unseen = sorted(set(names) - self._names)
         self._names.update(unseen)
@@ -171,7 +171,7 @@ class Survey:
         }
 
     def status_of(self, name: str) -> str | None:
-        """Returns what a status of the source becomes, None if that is not said."""
+        """Returns what a status of the source becomes, None if no option says so."""
         return self._options.statuses.get(name, name if name in STATUSES else None)
 
     def layout_options(self) -> list[str]:
@@ -210,7 +210,7 @@ class Survey:
 
     @property
     def removal_names(self) -> list[str]:
-        """The columns that seem to mark removed rows, and that nobody decided on yet."""
+        """The columns that seem to mark removed rows, and that no option names."""
         return [name for name in self.unknown if name.casefold() in REMOVAL_NAMES]
 
     def unused(self, options: Options) -> dict[str, list[str]]:
@@ -227,7 +227,7 @@ class Survey:
 
     @property
     def missing_statuses(self) -> list[str]:
-        """The statuses of which nobody has said what they become, the most frequent first."""
+        """The statuses that become nothing here yet, the most frequent first."""
         names = (name for name, _ in self.statuses.most_common())
         return [name for name in names if self.status_of(name) is None]
 
